@@ -41,7 +41,8 @@ if TYPE_CHECKING:
     from kvstate.lifecycle import Lifecycle, Move, Outcome
     from kvstate.remote import RemoteStore, connect
     from kvstate.state import Entry, Namespace
-    from kvstate.store import Store, open_store as open  # noqa: A004  (kvstate.open reads well)
+    from kvstate.store import Store
+    from kvstate.store import open_store as open
 
 __all__ = [
     "Artifact",

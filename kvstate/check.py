@@ -1,0 +1,385 @@
+"""The walk over the whole store that names every inconsistency.
+
+It reads one consistent state of the records, so it may run beside writers; whatever it finds amiss
+among the blob files, which have no such state, it looks at once more before it says so.
+
+Invariants, by the name that a `Problem` bears:
+
+- ``record``      every record's bytes are those that were written, under their own key
+- ``key``         every key of the key space can be parsed
+- ``expiry``      a key that expires has its index entry, and each entry its key
+- ``namespace``   a key belongs to a namespace, an identity to one namespace
+- ``identity``    every folder and artifact is found by its identity, and each identity leads to one
+- ``folder``      a folder's counts equal its visible children; its parent is a folder
+- ``depth``       artifacts lie below tenant/workflow/
+- ``due``         every artifact has its due index entry, and each entry its artifact
+- ``usage``       the counts per tier equal what a walk counts
+- ``reference``   a blob's references equal its users: artifacts, values, journal entries
+- ``content``     small content is there, and has its digest
+- ``checksums``   a blob file has the checksums of all its blocks
+- ``digest``      every blob is found by its digest, and each entry leads to a blob
+- ``misplaced``   a blob that lies in another tier than its users want is noted
+- ``file``        a blob's file is there and has its size (with ``verify``: and its checksums)
+- ``orphan``      a file in a tier has a record, or a note that it is to be removed
+- ``journal``     revisions follow each other, and the count of bytes is right
+"""
+
+from __future__ import annotations
+
+from collections import Counter
+from typing import TYPE_CHECKING, NamedTuple
+
+from kvstate.blobs import FILE, INLINE, TIERS, Blob
+from kvstate.catalog import File, Folder, unpack
+from kvstate.codec import decode, digest, unseal
+from kvstate.errors import NotFound, StateError
+from kvstate.keyspace import ROOT_ID, parse_due, parse_expiry, parse_journal
+from kvstate.records import SPILLED, open_envelope
+from kvstate.staging import BLOCK_BYTES, file_name
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kvstate.blobs import Blobs
+    from kvstate.catalog import Node
+    from kvstate.engine import Engine, Reader
+
+__all__ = ["Problem", "Report", "check"]
+
+
+class Problem(NamedTuple):
+    """One inconsistency: which invariant, where, and what is wrong."""
+
+    kind: str
+    where: str
+    why: str
+
+
+class Report(NamedTuple):
+    """What a check found."""
+
+    problems: tuple[Problem, ...]
+    counts: dict[str, int]
+
+    @property
+    def clean(self) -> bool:
+        """Whether nothing is wrong."""
+        return not self.problems
+
+
+def check(
+    engine: Engine,
+    blobs: Blobs,
+    *,
+    verify: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Report:
+    """Walk over the store; with ``verify`` also read every byte of every blob."""
+    walk = _Walk()
+    engine.read(walk.run)
+    _check_files(engine, blobs, walk, progress, verify=verify)
+    return Report(tuple(walk.problems), dict(walk.counts))
+
+
+class _Walk:
+    """The records of one consistent state."""
+
+    def __init__(self) -> None:
+        self.problems: list[Problem] = []
+        self.counts: Counter[str] = Counter()
+        self.blobs: dict[bytes, Blob] = {}
+        self.garbage: set[tuple[int, str]] = set()
+        self._namespaces: dict[int, str] = {}
+        self._expiries: set[tuple[int, int, bytes]] = set()
+        self._nodes: dict[int, Node] = {}
+        self._places: dict[int, tuple[int, str]] = {}
+        self._dues: set[tuple[int, int, int]] = set()
+        self._digests: set[tuple[bytes, bytes]] = set()
+        self._misplaced: set[bytes] = set()
+        self._contents: dict[bytes, bytes] = {}
+        self._sums: Counter[bytes] = Counter()
+        self._users: dict[bytes, list[int]] = {}
+        self._usage: list[list[int]] | None = None
+        self._last_journal: tuple[int, int, int] | None = None
+
+    def say(self, kind: str, where: object, why: str) -> None:
+        """Note a problem."""
+        self.problems.append(Problem(kind, str(where), why))
+
+    def run(self, reader: Reader) -> None:
+        """Read every record, then compare them."""
+        readers: dict[int, Callable[[bytes, bytes], None]] = {
+            ord("M"): self._meta,
+            ord("N"): self._namespace,
+            ord("S"): self._state,
+            ord("E"): self._expiry,
+            ord("T"): self._entry,
+            ord("I"): self._identity,
+            ord("D"): self._due,
+            ord("B"): self._blob,
+            ord("C"): self._content,
+            ord("K"): self._checksums,
+            ord("H"): self._digest,
+            ord("P"): self._misplace,
+            ord("G"): self._garbage,
+            ord("J"): self._journal,
+        }
+        for key, data in reader.scan(b"", b"\xff" * 512):
+            self.counts["records"] += 1
+            known = readers.get(key[0])
+            if known is None:
+                self.say("key", key, "no record has such a key")
+                continue
+            try:
+                known(key, data)
+            except (StateError, ValueError, TypeError, IndexError, LookupError) as error:
+                self.say("record", key, str(error))
+            except Exception as error:  # noqa: BLE001  (struct and CBOR errors of bad bytes)
+                self.say("key", key, f"{type(error).__name__}: {error}")
+        self._compare()
+
+    def _use(self, blob: bytes, tier: int) -> None:
+        if blob:
+            self._users.setdefault(blob, [0] * len(TIERS))[tier] += 1
+
+    def _meta(self, key: bytes, data: bytes) -> None:
+        payload = decode(open_envelope(key, data).payload)
+        if key == b"Musage":
+            self._usage = payload
+
+    def _namespace(self, key: bytes, data: bytes) -> None:
+        number = decode(open_envelope(key, data).payload)[0]
+        name = key[1:].decode()
+        if number in self._namespaces:
+            self.say("namespace", name, f"{self._namespaces[number]!r} has the same identity")
+        self._namespaces[number] = name
+        self.counts["namespaces"] += 1
+
+    def _state(self, key: bytes, data: bytes) -> None:
+        envelope = open_envelope(key, data)
+        number = int.from_bytes(key[1:9], "big")
+        if number not in self._namespaces:  # N sorts before S
+            self.say("namespace", key, "the key belongs to no namespace")
+        if envelope.expires_ns:
+            self._expiries.add((envelope.expires_ns, number, key[9:]))
+        if envelope.form & SPILLED:
+            self._use(envelope.payload, 0)
+        else:
+            decode(envelope.payload)
+        self.counts["keys"] += 1
+
+    def _expiry(self, key: bytes, _data: bytes) -> None:
+        self._expiries ^= {parse_expiry(key)}  # E sorts before S: what is left is unmatched
+
+    def _entry(self, key: bytes, data: bytes) -> None:
+        node = unpack(key, data)
+        self._nodes[node.id] = node
+        if isinstance(node, File):
+            self._use(node.blob, node.tier)
+            self._dues ^= {(node.tier, node.aged_from_ns, node.id)}
+        self.counts["artifacts" if isinstance(node, File) else "folders"] += 1
+
+    def _identity(self, key: bytes, data: bytes) -> None:
+        place = unseal(key, data)
+        number = int.from_bytes(key[1:], "big")
+        self._places[number] = (int.from_bytes(place[:8], "big"), place[8:].decode())
+
+    def _due(self, key: bytes, _data: bytes) -> None:
+        self._dues ^= {parse_due(key)}
+
+    def _blob(self, key: bytes, data: bytes) -> None:
+        form, size, content_digest, place, generation, *counts = decode(
+            open_envelope(key, data).payload
+        )
+        self.blobs[key[1:]] = Blob(form, size, content_digest, place, generation, tuple(counts))
+        self.counts["blobs"] += 1
+
+    def _content(self, key: bytes, data: bytes) -> None:
+        content = unseal(key, data)
+        self._contents[key[1:]] = digest(content)
+
+    def _checksums(self, key: bytes, data: bytes) -> None:
+        self._sums[key[1:17]] += len(unseal(key, data)) // 8
+
+    def _digest(self, key: bytes, _data: bytes) -> None:
+        self._digests.add((key[1:17], key[17:]))
+
+    def _misplace(self, key: bytes, _data: bytes) -> None:
+        self._misplaced.add(key[1:])
+
+    def _garbage(self, key: bytes, _data: bytes) -> None:
+        self.garbage.add((key[1], key[2:].hex()))
+
+    def _journal(self, key: bytes, data: bytes) -> None:
+        envelope = open_envelope(key, data)
+        revision, chunk = parse_journal(key)
+        start, _actor, entries = decode(envelope.payload)
+        if self._last_journal is not None:
+            last, last_chunk, end = self._last_journal
+            if (revision, chunk) not in {(last + 1, 0), (last, last_chunk + 1)}:
+                self.say("journal", f"revision {revision}", f"it follows revision {last}")
+            if start != end:
+                self.say("journal", f"revision {revision}", f"it starts at {start}, not {end}")
+        self._last_journal = revision, chunk, start + len(key) + len(envelope.payload)
+        for _kind, _scope, _name, value, previous, _why in entries:
+            for raw in (value, previous):
+                if isinstance(raw, list):
+                    self._use(raw[0], 0)
+        self.counts["journal_entries"] += len(entries)
+
+    # Comparing
+
+    def _compare(self) -> None:
+        for moment, number, name in sorted(self._expiries):
+            where = f"{self._namespaces.get(number, number)}/{name.decode(errors='replace')}"
+            self.say("expiry", where, f"index and record disagree on the expiry {moment}")
+        for tier, since, number in sorted(self._dues):
+            self.say("due", f"identity {number}", f"index and record disagree on {tier}, {since}")
+        self._compare_identities()
+        self._compare_folders()
+        self._compare_blobs()
+        usage = [[0, 0] for _ in TIERS]
+        for node in self._nodes.values():
+            if isinstance(node, File):
+                usage[node.tier][0] += 1
+                usage[node.tier][1] += node.size
+        if (self._usage or [[0, 0] for _ in TIERS]) != usage:
+            self.say("usage", "tiers", f"{self._usage} is kept, {usage} was counted")
+
+    def _compare_identities(self) -> None:
+        for number, (parent, name) in self._places.items():
+            node = self._nodes.get(number)
+            if node is None or (node.parent, node.name) != (parent, name):
+                self.say("identity", f"identity {number}", f"it leads to {name!r}, which is not it")
+        for number in self._nodes.keys() - self._places.keys():
+            self.say("identity", self._nodes[number].name, "its identity leads nowhere")
+
+    def _compare_folders(self) -> None:
+        shown: dict[int, list[int]] = {}
+        for node in self._nodes.values():
+            counts = shown.setdefault(node.parent, [0] * len(TIERS))
+            for tier in range(len(TIERS)):
+                counts[tier] += node.shown_in(tier)
+            if node.id != ROOT_ID and not isinstance(self._nodes.get(node.parent), Folder):
+                self.say("folder", node.name, "its parent is no folder")
+            if isinstance(node, File) and self._depth(node) < 3:
+                self.say("depth", node.name, "it does not lie below tenant/workflow/")
+        for node in self._nodes.values():
+            if isinstance(node, Folder) and list(node.shown) != shown.get(node.id, [0, 0, 0]):
+                self.say(
+                    "folder", node.name, f"it counts {node.shown}, it has {shown.get(node.id)}"
+                )
+        if ROOT_ID not in self._nodes:
+            self.say("folder", "root", "it is not there")
+
+    def _depth(self, node: Node) -> int:
+        depth = 0
+        while node.id != ROOT_ID and depth <= len(self._nodes):
+            depth += 1
+            parent = self._nodes.get(node.parent)
+            if parent is None:
+                break
+            node = parent
+        return depth
+
+    def _compare_blobs(self) -> None:
+        for blob, record in self.blobs.items():
+            where = f"blob {blob.hex()}"
+            users = self._users.pop(blob, [0] * len(TIERS))
+            if list(record.references) != users or not any(users):
+                self.say("reference", where, f"it counts {record.references}, it has {users}")
+            if (record.digest, blob) not in self._digests:
+                self.say("digest", where, "its digest does not lead to it")
+            self._digests.discard((record.digest, blob))
+            if record.form == INLINE:
+                self._compare_content(where, blob, record)
+            else:
+                self._compare_file(where, blob, record)
+        for blob, users in self._users.items():
+            self.say("reference", f"blob {blob.hex()}", f"{users} refer to it, it is not there")
+        for _, blob in self._digests:
+            self.say("digest", f"blob {blob.hex()}", "a digest leads to it, it is not there")
+        for blob in self._contents.keys() | self._sums.keys() | self._misplaced:
+            self.say("content", f"blob {blob.hex()}", "its content is there, its record is not")
+
+    def _compare_content(self, where: str, blob: bytes, record: Blob) -> None:
+        found = self._contents.pop(blob, None)
+        if found != record.digest:
+            why = "is not there" if found is None else "has another digest"
+            self.say("content", where, f"its content {why}")
+
+    def _compare_file(self, where: str, blob: bytes, record: Blob) -> None:
+        if self._sums.pop(blob, 0) != -(-record.size // BLOCK_BYTES):
+            self.say("checksums", where, "it has not the checksums of all its blocks")
+        if (record.wanted() != record.place) != (blob in self._misplaced):
+            self.say("misplaced", where, "its place and the note of it disagree")
+        self._misplaced.discard(blob)
+
+
+def _check_files(
+    engine: Engine,
+    blobs: Blobs,
+    walk: _Walk,
+    progress: Callable[[int, int, str], None] | None,
+    *,
+    verify: bool,
+) -> None:
+    wanted: dict[tuple[int, str], bytes] = {}
+    for blob, record in walk.blobs.items():
+        if record.form == FILE:
+            wanted[record.place, file_name(blob, record.generation)] = blob
+    present = dict(_present(blobs))
+    walk.counts["files"] = len(present)
+    for (tier, name), size in present.items():
+        if (tier, name) in walk.garbage or (tier, name) in wanted:
+            continue
+        if _still_orphan(engine, blobs, tier, name):
+            walk.say(
+                "orphan", blobs.places[tier].name_of(name), f"no record names it ({size} bytes)"
+            )
+    for done, ((tier, name), blob) in enumerate(wanted.items()):
+        size = walk.blobs[blob].size
+        if present.get((tier, name)) != size or verify:
+            _check_content(blobs, walk, blob, present.get((tier, name)), verify=verify)
+        if progress is not None:
+            progress(done + 1, len(wanted), name)
+
+
+def _present(blobs: Blobs) -> Iterator[tuple[tuple[int, str], int]]:
+    for tier, place in enumerate(blobs.places):
+        for name, size in place.files():
+            yield (tier, name), size
+
+
+def _still_orphan(engine: Engine, blobs: Blobs, tier: int, name: str) -> bool:
+    """Look again: the file may be on its way in, or have got its record after the walk."""
+    return not (
+        blobs.names(tier, name)
+        or blobs.places[tier].is_staged(name)
+        or engine.get(b"G" + bytes([tier]) + _bytes_of(name)) is not None
+        or name not in dict(blobs.places[tier].files())
+    )
+
+
+def _bytes_of(name: str) -> bytes:
+    try:
+        return bytes.fromhex(name)
+    except ValueError:
+        return name.encode()
+
+
+def _check_content(
+    blobs: Blobs, walk: _Walk, blob: bytes, size: int | None, *, verify: bool
+) -> None:
+    try:
+        if verify:
+            blobs.verify(blob)
+            return
+        with blobs.reader(blob) as reader:
+            found = reader.file_size()
+            if found != reader.size:
+                walk.say("file", f"blob {blob.hex()}", f"{found} bytes, not {reader.size}")
+    except NotFound:
+        return  # deleted since the walk
+    except StateError as error:
+        walk.say("file", f"blob {blob.hex()}", f"{error} (found {size})")

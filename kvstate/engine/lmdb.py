@@ -1,0 +1,362 @@
+"""The engine on LMDB: one memory-mapped file, many processes, one writer at a time. Its only door.
+
+The environment is the folder `records/` of the store (``data.mdb``, ``lock.mdb``). The map is 1 TiB
+of address space, so that it never has to grow; LMDB's default sync stays on, and no writemap. A
+process opens an environment once and shares it (LMDB's locks belong to the process); nothing
+survives a fork.
+
+After a commit failed for any reason but a full disk, what the disk holds is unknown: this process
+refuses writes until the store is opened again. A full disk leaves the last state: LMDB writes new
+pages beside the old ones and points to them last.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import os
+import threading
+import weakref
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
+
+import lmdb
+
+from kvstate.engine.groups import Groups, Member
+from kvstate.engine.inotify import FileWatch
+from kvstate.errors import Damaged, Denied, Full, Incompatible, NotFound, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from pathlib import Path
+
+    from kvstate.engine import Reader, Transaction
+
+__all__ = ["LmdbEngine"]
+
+T = TypeVar("T")
+
+_LOCK_FILE_BYTES = 256  # LMDB's lock file: header and, for each reader, one line of 64 bytes
+_READER_BYTES = 64
+_SPARE_TRANSACTIONS = 16
+_SETTLE_SECONDS = 0.002
+_POLL_SECONDS = 0.05
+_NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
+
+
+class _Cursor:
+    """The read half of a transaction."""
+
+    __slots__ = ("_txn", "get")
+
+    def __init__(self, txn: lmdb.Transaction[bytes]) -> None:
+        self._txn = txn
+        self.get = txn.get
+
+    def scan(
+        self, start: bytes, stop: bytes, *, reverse: bool = False
+    ) -> Iterator[tuple[bytes, bytes]]:
+        cursor = self._txn.cursor()
+        if reverse:
+            there = cursor.prev() if cursor.set_range(stop) else cursor.last()
+            while there and cursor.key() >= start:
+                yield cursor.item()
+                there = cursor.prev()
+            return
+        if not cursor.set_range(start):
+            return
+        for pair in cursor:
+            if pair[0] >= stop:
+                return
+            yield pair
+
+
+class _Writer(_Cursor):
+    """A transaction that also writes, and knows whether it did."""
+
+    __slots__ = ("_delete", "_put", "writes")
+
+    def __init__(self, txn: lmdb.Transaction[bytes]) -> None:
+        super().__init__(txn)
+        self._put = txn.put
+        self._delete = txn.delete
+        self.writes = 0
+
+    def put(self, key: bytes, value: bytes) -> None:
+        self.writes += 1
+        self._put(key, value)
+
+    def delete(self, key: bytes) -> bool:
+        self.writes += 1
+        return self._delete(key)
+
+
+class _Rollback(Exception):
+    """A member failed after it had written: roll back and run the others again."""
+
+
+class _Environment:
+    """One open environment, shared by all engines of this process that stand on it."""
+
+    def __init__(self, path: Path, env: lmdb.Environment) -> None:
+        self.path = path
+        self.env = env
+        self.users = 1
+        self.failed: str | None = None
+        self.groups = Groups(self._commit)
+
+    def _commit(self, members: list[Member[Any]]) -> None:
+        if self.failed:
+            raise Unavailable("store", f"a commit failed ({self.failed}): open it again")
+        left = members
+        while left:
+            try:
+                self._commit_once(left)
+            except _Rollback:
+                left = [member for member in left if member.error is None]
+            else:
+                return
+
+    def _commit_once(self, members: list[Member[Any]]) -> None:
+        try:
+            txn = self.env.begin(write=True)
+        except lmdb.Error as error:
+            _raise(error, self.path)
+        writer = _Writer(txn)
+        try:
+            for member in members:
+                before = writer.writes
+                try:
+                    member.result = member.function(writer)
+                except lmdb.Error as error:
+                    member.error = _translated(error, self.path)
+                except BaseException as error:
+                    member.error = error
+                    if not isinstance(error, Exception):
+                        raise
+                if member.error is not None and writer.writes != before:
+                    raise _Rollback
+        except BaseException:
+            txn.abort()
+            raise
+        self._finish(txn, writer)
+
+    def _finish(self, txn: lmdb.Transaction[bytes], writer: _Writer) -> None:
+        if not writer.writes:
+            txn.abort()
+            return
+        try:
+            txn.commit()
+        except lmdb.Error as error:
+            translated = _translated(error, self.path)
+            if not isinstance(translated, Full):
+                self.failed = str(error)
+            raise translated from error
+
+
+_environments: dict[tuple[int, int], _Environment] = {}
+_environments_lock = threading.Lock()
+_engines: weakref.WeakSet[LmdbEngine] = weakref.WeakSet()
+
+
+class LmdbEngine:
+    """Ordered bytes in an LMDB environment."""
+
+    def __init__(
+        self, path: Path, *, map_bytes: int, readers_max: int, read_only: bool, create: bool
+    ) -> None:
+        """Open or create the environment in this folder.
+
+        `NotFound` when there is none and ``create`` is off; `Incompatible` for one of another LMDB
+        version or machine; `Denied` when its files may not be written; `Full` when there is no room.
+        """
+        self._data = path / "data.mdb"
+        self._path = path
+        self._shared = _acquire(path, map_bytes, readers_max, read_only=read_only, create=create)
+        self._env = self._shared.env
+        self._begin = self._env.begin
+        self._info = self._env.info
+        self._run = self._shared.groups.run
+        self._watches = threading.local()
+        self._all_watches: list[FileWatch] = []
+        self._closed = False
+        _engines.add(self)
+
+    def get(self, key: bytes) -> bytes | None:
+        with self._begin() as txn:
+            return txn.get(key)
+
+    def scan(
+        self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False
+    ) -> list[tuple[bytes, bytes]]:
+        with self._begin() as txn:
+            if reverse:
+                pairs = _Cursor(txn).scan(start, stop, reverse=True)
+                return [pair for _, pair in zip(range(limit), pairs, strict=False)]
+            page: list[tuple[bytes, bytes]] = []
+            cursor = txn.cursor()
+            if not cursor.set_range(start):
+                return page
+            for pair in cursor:
+                if pair[0] >= stop or len(page) == limit:
+                    break
+                page.append(pair)
+            return page
+
+    def read(self, function: Callable[[Reader], T]) -> T:
+        with self._begin() as txn:
+            return function(_Cursor(txn))
+
+    def txn(self, function: Callable[[Transaction], T]) -> T:
+        return self._run(function)
+
+    def revision(self) -> int:
+        return self._info()["last_txnid"]
+
+    def watch(self, since: int, timeout: float) -> int:
+        """Wait for a commit by anyone; without inotify, look every 50 ms."""
+        watch = self._watch()
+        revision = self.revision()
+        if revision > since or timeout <= 0:
+            return revision
+        if watch is None:
+            threading.Event().wait(min(timeout, _POLL_SECONDS))
+        elif watch.wait(timeout):
+            # The event of the meta page may come a moment before readers can see the commit.
+            for _ in range(50):
+                if self.revision() > since:
+                    break
+                watch.wait(_SETTLE_SECONDS)
+        return self.revision()
+
+    def _watch(self) -> FileWatch | None:
+        if not hasattr(self._watches, "watch"):
+            self._watches.watch = None
+            with contextlib.suppress(OSError):
+                self._watches.watch = FileWatch(str(self._data))
+                self._all_watches.append(self._watches.watch)
+        watch: FileWatch | None = self._watches.watch
+        return watch
+
+    def stats(self) -> dict[str, int]:
+        info = self._info()
+        return {
+            "used_bytes": (info["last_pgno"] + 1) * self._env.stat()["psize"],
+            "map_bytes": info["map_size"],
+            "readers": info["num_readers"],
+            "readers_max": info["max_readers"],
+        }
+
+    def close(self) -> None:
+        if self._closed:
+            return
+        self._let_go("it was closed")
+        with _environments_lock:
+            self._shared.users -= 1
+            if not self._shared.users:
+                for key, shared in list(_environments.items()):
+                    if shared is self._shared:
+                        del _environments[key]
+                self._env.close()
+
+    def _let_go(self, why: str) -> None:
+        """Make every use raise `Unavailable`, without touching the environment."""
+
+        def gone(*_: object, **__: object) -> NoReturn:
+            raise Unavailable("store", why)
+
+        self._closed = True
+        self._begin = self._info = self._run = gone
+        for watch in self._all_watches:
+            with contextlib.suppress(OSError):
+                watch.close()
+        self._all_watches.clear()
+
+
+def _acquire(
+    path: Path, map_bytes: int, readers_max: int, *, read_only: bool, create: bool
+) -> _Environment:
+    data = path / "data.mdb"
+    with _environments_lock:
+        if data.exists():
+            shared = _environments.get(_identity(data))
+            if shared is not None:
+                shared.users += 1
+                return shared
+        elif read_only or not create:
+            raise NotFound("store", str(path.parent))
+        try:
+            _reserve_lock_file(path, readers_max, read_only=read_only)
+            env = lmdb.open(
+                str(path),
+                map_size=map_bytes,
+                max_readers=readers_max,
+                max_spare_txns=_SPARE_TRANSACTIONS,
+                max_dbs=0,
+                mode=0o600,
+                readonly=read_only,
+                create=False,
+            )
+            env.reader_check()
+        except (lmdb.Error, OSError) as error:
+            _raise(error, path)
+        shared = _Environment(path, env)
+        _environments[_identity(data)] = shared
+        return shared
+
+
+def _identity(data: Path) -> tuple[int, int]:
+    stat = data.stat()
+    return stat.st_dev, stat.st_ino
+
+
+def _reserve_lock_file(path: Path, readers_max: int, *, read_only: bool) -> None:
+    """Give the lock file its blocks: it is mapped, and a full disk would kill the process later."""
+    if read_only:
+        return
+    fd = os.open(path / "lock.mdb", os.O_RDWR | os.O_CREAT | os.O_CLOEXEC | os.O_NOFOLLOW, 0o600)
+    try:
+        if os.fstat(fd).st_size == 0:
+            os.posix_fallocate(fd, 0, _LOCK_FILE_BYTES + readers_max * _READER_BYTES)
+    finally:
+        os.close(fd)
+
+
+def _translated(error: Exception, path: Path) -> Exception:
+    """Say an LMDB or system error in the store's own words."""
+    code = getattr(error, "code", None) or getattr(error, "errno", None)
+    what = f"store {str(path.parent)!r}"
+    if isinstance(error, lmdb.MapFullError):
+        return Full(what, "its map is used up: give it a larger map_bytes or delete something")
+    if isinstance(error, lmdb.VersionMismatchError):
+        return Incompatible(what, "another version of LMDB wrote its records")
+    if isinstance(error, lmdb.InvalidError):
+        return Incompatible(
+            what, "its records are no LMDB file of this kind of machine (word size or byte order)"
+        )
+    if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError):
+        return Damaged(what, str(error))
+    if isinstance(error, lmdb.ReadersFullError):
+        return Unavailable(what, "all reader slots are taken: raise readers_max", retry=True)
+    if code in _NO_ROOM:
+        return Full(what, "no space left on its disk: free some, then go on")
+    if isinstance(error, lmdb.ReadonlyError) or code in {errno.EACCES, errno.EPERM, errno.EROFS}:
+        return Denied(f"writing {what}", os.strerror(code or errno.EROFS))
+    if code == errno.ENOENT:
+        return NotFound("store", str(path.parent))
+    return Unavailable(what, str(error))
+
+
+def _raise(error: Exception, path: Path) -> NoReturn:
+    raise _translated(error, path) from error
+
+
+def _after_fork() -> None:
+    """Forget the parent's environments: LMDB allows no use of them in a child, not even closing."""
+    global _environments_lock  # noqa: PLW0603  (the parent's lock may be held for ever)
+    _environments_lock = threading.Lock()
+    _environments.clear()
+    for engine in list(_engines):
+        engine._let_go("it was opened before a fork: open it again in this process")  # noqa: SLF001
+
+
+os.register_at_fork(after_in_child=_after_fork)

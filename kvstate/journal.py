@@ -1,0 +1,323 @@
+"""The journal: every commit has a revision and says who changed what, when and why.
+
+It is written in the same transaction as the change, and it is the only bookkeeping of changes:
+watch, history, audit and cache invalidation read it. Its last record *is* the store's revision, so
+trimming always leaves that one.
+
+A record (key ``J revision chunk``) holds up to `CHUNK_ENTRIES` entries of one revision:
+
+    [start, actor, [[kind, scope, name, value, previous, why], ...]]
+
+``start`` counts the journal's bytes before this record since the store was made; so the size of what
+is left is known from its first and last record. ``value`` and ``previous`` are CBOR bytes, or None,
+or ``[blob]`` for a value that spilled; the journal holds a reference to such a blob until it is
+trimmed.
+"""
+
+from __future__ import annotations
+
+import getpass
+import os
+import threading
+import time
+from contextlib import contextmanager
+from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+
+from kvstate.clock import SECOND, datetime_of
+from kvstate.codec import Value, decode, encode
+from kvstate.errors import Compacted, StateError
+from kvstate.keyspace import journal_key, parse_journal
+from kvstate.records import open_envelope, seal_envelope
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from datetime import datetime
+
+    from kvstate.clock import Clock
+    from kvstate.engine import Engine, Reader, Transaction
+    from kvstate.records import Envelope
+    from kvstate.settings import StoreSettings
+
+__all__ = ["Change", "Event", "Journal", "Spilled"]
+
+T = TypeVar("T")
+
+CHUNK_ENTRIES = 128
+IDS_PER_REVISION = 4096
+_TRIM_EVERY = 64
+_TRIM_RECORDS = 256
+_PAGE = 256
+_FIRST = journal_key(0)
+_LAST = journal_key(2**64 - 1, 2**16 - 1)
+
+
+class Event(NamedTuple):
+    """One change: what `Store.journal` and `Store.watch` give.
+
+    ``kind`` is set, delete, expire for keys (``scope`` is the namespace); put, update, remove,
+    rename, move, restore, purge, mkdir, rmdir for artifacts (``scope`` is empty, ``name`` the path).
+    ``value`` and ``previous`` are a key's values, or mappings that describe the artifact.
+    """
+
+    revision: int
+    at_ns: int
+    kind: str
+    scope: str
+    name: str
+    value: Value
+    previous: Value
+    actor: str
+    why: str
+
+    @property
+    def at(self) -> datetime:
+        """When it was committed, in UTC."""
+        return datetime_of(self.at_ns)
+
+
+class Spilled(NamedTuple):
+    """A value that lies in a blob instead of in the record."""
+
+    blob: bytes
+
+
+Raw = bytes | Spilled | None
+Entry = tuple[str, str, str, Raw, Raw, str]
+
+
+class Change:
+    """One commit in the making: the transaction, its revision, its time, and what it will say."""
+
+    __slots__ = ("_ids", "actor", "at_ns", "entries", "revision", "tx")
+
+    def __init__(self, tx: Transaction, revision: int, at_ns: int, actor: str) -> None:
+        self.tx = tx
+        self.revision = revision
+        self.at_ns = at_ns
+        self.actor = actor
+        self.entries: list[Entry] = []
+        self._ids = 0
+
+    def new_id(self) -> int:
+        """Give an identity that was never given before: revisions are not, either."""
+        self._ids += 1
+        if self._ids >= IDS_PER_REVISION:
+            raise StateError("one commit makes too many folders and artifacts")
+        return self.revision * IDS_PER_REVISION + self._ids
+
+    def say(
+        self,
+        kind: str,
+        scope: str,
+        name: str,
+        value: Raw = None,
+        previous: Raw = None,
+        why: str = "",
+    ) -> None:
+        """Add an entry to the journal of this commit."""
+        self.entries.append((kind, scope, name, value, previous, why))
+
+    def open(self, key: bytes) -> Envelope | None:
+        """Read and verify a record."""
+        data = self.tx.get(key)
+        return None if data is None else open_envelope(key, data)
+
+    def seal(self, key: bytes, payload: bytes, *, created_ns: int | None = None) -> None:
+        """Write a record of this revision and time."""
+        created_ns = self.at_ns if created_ns is None else created_ns
+        record = seal_envelope(
+            key,
+            payload,
+            revision=self.revision,
+            created_ns=created_ns,
+            updated_ns=self.at_ns,
+        )
+        self.tx.put(key, record)
+
+
+class Journal:
+    """Commits changes with their journal, and reads it."""
+
+    def __init__(
+        self,
+        engine: Engine,
+        clock: Clock,
+        settings: StoreSettings,
+        *,
+        actor: str | None = None,
+    ) -> None:
+        self._engine = engine
+        self._clock = clock
+        self._bytes_max = settings.journal_bytes_max
+        self._age_ns = round(settings.journal_age_seconds * SECOND)
+        self._default_actor = actor or f"{_user()}[{os.getpid()}]"
+        self._local = threading.local()
+        self.release: Callable[[Change, bytes], None] = lambda _change, _blob: None
+        """What to call when the last entry that mentions a spilled value's blob is trimmed."""
+        self.load: Callable[[bytes], bytes] = lambda _blob: b"\xf6"
+        """How to read a spilled value's bytes."""
+
+    @contextmanager
+    def acting(self, actor: str) -> Iterator[None]:
+        """Let this thread's commits carry another actor."""
+        before = getattr(self._local, "actor", None)
+        self._local.actor = actor
+        try:
+            yield
+        finally:
+            self._local.actor = before
+
+    def commit(self, function: Callable[[Change], T]) -> T:
+        """Run the function in a transaction; what it says is the journal of one new revision.
+
+        It may run more than once. Without an entry there is no new revision.
+        """
+        actor = getattr(self._local, "actor", None) or self._default_actor
+        now_ns = self._clock.now_ns
+
+        def run(tx: Transaction) -> T:
+            last = _last(tx)
+            revision = 1 if last is None else last[0] + 1
+            change = Change(tx, revision, now_ns(), actor)
+            result = function(change)
+            if change.entries:
+                self._write(change, 0 if last is None else last[1])
+                if revision % _TRIM_EVERY == 0:
+                    self.trim(change)
+            return result
+
+        return self._engine.txn(run)
+
+    def _write(self, change: Change, start: int) -> None:
+        entries = change.entries
+        for chunk, first in enumerate(range(0, len(entries), CHUNK_ENTRIES)):
+            part = entries[first : first + CHUNK_ENTRIES]
+            key = journal_key(change.revision, chunk)
+            body = encode([start, change.actor, [_packed(entry) for entry in part]])
+            change.seal(key, body)
+            start += len(key) + len(body)
+
+    def trim(self, change: Change, records_max: int = _TRIM_RECORDS) -> int:
+        """Remove the oldest records that are too old or too much; say how many."""
+        last = _last(change.tx)
+        if last is None:
+            return 0
+        newest, end = last
+        oldest_ns = change.at_ns - self._age_ns
+        trimmed = 0
+        for key, data in list(_page(change.tx, _FIRST, records_max)):
+            envelope = open_envelope(key, data)
+            start, _, entries = decode(envelope.payload)
+            if parse_journal(key)[0] >= newest:
+                break
+            if end - start <= self._bytes_max and envelope.updated_ns >= oldest_ns:
+                break
+            change.tx.delete(key)
+            trimmed += 1
+            for _kind, _scope, _name, value, previous, _why in entries:
+                for raw in (value, previous):
+                    if isinstance(raw, list):
+                        self.release(change, raw[0])
+        return trimmed
+
+    def revision(self) -> int:
+        """Give the newest revision; 0 in a store that never changed."""
+        page = self._engine.scan(_FIRST, _LAST, limit=1, reverse=True)
+        return parse_journal(page[0][0])[0] if page else 0
+
+    def oldest(self) -> int:
+        """Give the oldest revision that the journal still has; 0 when it is empty."""
+        page = self._engine.scan(_FIRST, _LAST, limit=1)
+        return parse_journal(page[0][0])[0] if page else 0
+
+    def events(self, since: int = 0, limit: int | None = None) -> Iterator[Event]:
+        """Give the events after this revision, in order, up to the newest.
+
+        `Compacted` when some of them were trimmed (``since=0`` asks for what there is).
+        """
+        start = journal_key(since + 1)
+        if since:
+            oldest = self.oldest()
+            if since + 1 < oldest:
+                raise Compacted(since + 1, oldest)
+        given = 0
+        while True:
+            page = self._engine.scan(start, _LAST, limit=_PAGE)
+            for key, data in page:
+                for event in self._events_of(key, data):
+                    if limit is not None and given >= limit:
+                        return
+                    given += 1
+                    yield event
+            if len(page) < _PAGE:
+                return
+            start = page[-1][0] + b"\0"
+
+    def watch(
+        self, since: int | None, timeout: float | None, *, namespace: str | None = None
+    ) -> Iterator[Event]:
+        """Give events as they are committed, by anyone; end after ``timeout`` quiet seconds."""
+        seen = self.revision() if since is None else since
+        while True:
+            for event in self.events(seen):
+                seen = event.revision
+                if namespace is None or event.scope == namespace:
+                    yield event
+            if self.wait(seen, timeout) <= seen:
+                return
+
+    def wait(self, revision: int, timeout: float | None) -> int:
+        """Wait until the store is past this revision, or the time is up; give its revision."""
+        deadline = None if timeout is None else time.monotonic() + timeout
+        while True:
+            token = self._engine.revision()
+            current = self.revision()
+            left = 3600.0 if deadline is None else deadline - time.monotonic()
+            if current > revision or left <= 0:
+                return current
+            self._engine.watch(token, left)
+
+    def _events_of(self, key: bytes, data: bytes) -> Iterator[Event]:
+        envelope = open_envelope(key, data)
+        _, actor, entries = decode(envelope.payload)
+        for kind, scope, name, value, previous, why in entries:
+            yield Event(
+                parse_journal(key)[0],
+                envelope.updated_ns,
+                kind,
+                scope,
+                name,
+                self._value(value),
+                self._value(previous),
+                actor,
+                why,
+            )
+
+    def _value(self, raw: bytes | list[bytes] | None) -> Value:
+        if raw is None:
+            return None
+        return decode(self.load(raw[0]) if isinstance(raw, list) else raw)
+
+
+def _packed(entry: Entry) -> list[Any]:
+    return [[part.blob] if isinstance(part, Spilled) else part for part in entry]
+
+
+def _last(tx: Reader) -> tuple[int, int] | None:
+    """Give the newest revision, and the journal's bytes up to its end."""
+    for key, data in tx.scan(_FIRST, _LAST, reverse=True):
+        payload = open_envelope(key, data).payload
+        return parse_journal(key)[0], decode(payload)[0] + len(key) + len(payload)
+    return None
+
+
+def _page(tx: Reader, start: bytes, limit: int) -> Iterator[tuple[bytes, bytes]]:
+    for _, pair in zip(range(limit), tx.scan(start, _LAST), strict=False):
+        yield pair
+
+
+def _user() -> str:
+    try:
+        return getpass.getuser()
+    except (KeyError, OSError):
+        return f"uid:{os.getuid()}"

@@ -1,0 +1,156 @@
+"""The key space: the one place that knows what a record's key looks like.
+
+Numbers are big-endian, so that byte order is numeric order. ``id`` is an identity (8 bytes) that is
+given once and never again; ``blob`` a blob's random identity (16 bytes).
+
+    M name                         a fact about the store (format, usage, last run)
+    N name                         a namespace: its identity and settings
+    S namespace-id key             a key's value
+    E expires_ns namespace-id key  index: what expires when                          (no value)
+    T parent-id name               a folder or an artifact below its folder
+    I id                           where an identity is: parent-id, name
+    D tier aged_from_ns id         index: which artifact has been ageing since when  (no value)
+    B blob                         content: form, size, digest, references, place
+    C blob                         content that is small: the bytes themselves
+    K blob chunk                   content in a file: checksums of its blocks
+    H digest blob                  index: which content has this digest              (no value)
+    P blob                         index: a file that lies in another tier than its references want
+    G tier blob                    a file that nothing refers to any more: to be removed
+    J revision chunk               the journal
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final
+
+__all__ = [
+    "ROOT_ID",
+    "after_prefix",
+    "blob_content_key",
+    "blob_key",
+    "checksums_key",
+    "digest_key",
+    "digest_prefix",
+    "due_key",
+    "entry_key",
+    "expiry_key",
+    "garbage_key",
+    "identity_key",
+    "journal_key",
+    "meta_key",
+    "misplaced_key",
+    "namespace_key",
+    "parse_due",
+    "parse_expiry",
+    "parse_journal",
+    "state_prefix",
+]
+
+ROOT_ID: Final = 1
+"""The identity of the folder that holds the tenants."""
+
+_ID = Struct(">cQ")
+_EXPIRY = Struct(">cQQ")
+_DUE = Struct(">cBQQ")
+_JOURNAL = Struct(">cQH")
+_CHUNK = Struct(">I")
+
+
+def after_prefix(prefix: bytes) -> bytes:
+    """Give the first key that is greater than every key with this prefix."""
+    trimmed = prefix.rstrip(b"\xff")
+    return trimmed[:-1] + bytes([trimmed[-1] + 1]) if trimmed else b"\xff" * 512
+
+
+def meta_key(name: str) -> bytes:
+    """Give the key of a fact about the store."""
+    return b"M" + name.encode()
+
+
+def namespace_key(name: bytes) -> bytes:
+    """Give the key of a namespace's record."""
+    return b"N" + name
+
+
+def state_prefix(namespace_id: int) -> bytes:
+    """Give what the keys of one namespace begin with; the key's own bytes follow."""
+    return _ID.pack(b"S", namespace_id)
+
+
+def expiry_key(expires_ns: int, namespace_id: int, key: bytes) -> bytes:
+    """Give the index key of a key that expires."""
+    return _EXPIRY.pack(b"E", expires_ns, namespace_id) + key
+
+
+def parse_expiry(key: bytes) -> tuple[int, int, bytes]:
+    """Give the moment, the namespace's identity and the key of an expiry index key."""
+    _, expires_ns, namespace_id = _EXPIRY.unpack_from(key)
+    return expires_ns, namespace_id, key[_EXPIRY.size :]
+
+
+def entry_key(parent_id: int, name: bytes = b"") -> bytes:
+    """Give the key of a folder or an artifact; without a name, the prefix of a folder's entries."""
+    return _ID.pack(b"T", parent_id) + name
+
+
+def identity_key(node_id: int) -> bytes:
+    """Give the key that says where an identity is."""
+    return _ID.pack(b"I", node_id)
+
+
+def due_key(tier: int, aged_from_ns: int, node_id: int) -> bytes:
+    """Give the index key of an artifact that has been ageing in this tier since then."""
+    return _DUE.pack(b"D", tier, aged_from_ns, node_id)
+
+
+def parse_due(key: bytes) -> tuple[int, int, int]:
+    """Give the tier, the moment and the identity of a due index key."""
+    _, tier, aged_from_ns, node_id = _DUE.unpack(key)
+    return tier, aged_from_ns, node_id
+
+
+def blob_key(blob: bytes) -> bytes:
+    """Give the key of a blob's record."""
+    return b"B" + blob
+
+
+def blob_content_key(blob: bytes) -> bytes:
+    """Give the key of a small blob's bytes."""
+    return b"C" + blob
+
+
+def checksums_key(blob: bytes, chunk: int) -> bytes:
+    """Give the key of one chunk of a blob file's block checksums."""
+    return b"K" + blob + _CHUNK.pack(chunk)
+
+
+def digest_prefix(content_digest: bytes) -> bytes:
+    """Give what the index keys of this digest begin with; the blob follows."""
+    return b"H" + content_digest
+
+
+def digest_key(content_digest: bytes, blob: bytes) -> bytes:
+    """Give the index key from a digest to a blob that has it."""
+    return b"H" + content_digest + blob
+
+
+def misplaced_key(blob: bytes) -> bytes:
+    """Give the index key of a blob that lies in the wrong tier."""
+    return b"P" + blob
+
+
+def garbage_key(tier: int, blob: bytes) -> bytes:
+    """Give the key of a file that is to be removed."""
+    return b"G" + bytes([tier]) + blob
+
+
+def journal_key(revision: int, chunk: int = 0) -> bytes:
+    """Give the key of one chunk of a revision's journal."""
+    return _JOURNAL.pack(b"J", revision, chunk)
+
+
+def parse_journal(key: bytes) -> tuple[int, int]:
+    """Give the revision and the chunk of a journal key."""
+    _, revision, chunk = _JOURNAL.unpack(key)
+    return revision, chunk

@@ -1,0 +1,77 @@
+"""What a record's bytes look like: one envelope for all of them.
+
+    checksum (8)  xxh3-64 over the key and all that follows
+    form (1)      high half: format version; low half: flags
+    revision (8)  the commit that wrote it
+    created_ns (8), updated_ns (8), expires_ns (8; 0 is never)
+    payload       CBOR, or for SPILLED the blob (16) that holds the CBOR
+
+Each record kind's payload is an array in the order of its NamedTuple below.
+"""
+
+from __future__ import annotations
+
+from struct import Struct
+from typing import Final, NamedTuple
+
+from kvstate.codec import SEAL_BYTES, seal, unseal
+from kvstate.errors import Damaged, Incompatible
+
+__all__ = [
+    "EXPIRES",
+    "FORMAT",
+    "HEADER_BYTES",
+    "PLAIN",
+    "SPILLED",
+    "Envelope",
+    "open_envelope",
+    "seal_envelope",
+]
+
+FORMAT: Final = 1
+PLAIN: Final = FORMAT << 4
+EXPIRES: Final = 1
+"""Flag: the record has an expiry."""
+SPILLED: Final = 2
+"""Flag: the payload is the identity of the blob that holds it."""
+
+_HEADER = Struct(">BQqqq")
+HEADER_BYTES: Final = SEAL_BYTES + _HEADER.size
+"""Where the payload begins."""
+
+
+class Envelope(NamedTuple):
+    """An opened record."""
+
+    form: int
+    revision: int
+    created_ns: int
+    updated_ns: int
+    expires_ns: int
+    payload: bytes
+
+
+def seal_envelope(
+    key: bytes,
+    payload: bytes,
+    *,
+    revision: int,
+    created_ns: int,
+    updated_ns: int,
+    expires_ns: int = 0,
+    spilled: bool = False,
+) -> bytes:
+    """Give the record's bytes."""
+    form = PLAIN | (EXPIRES if expires_ns else 0) | (SPILLED if spilled else 0)
+    return seal(key, _HEADER.pack(form, revision, created_ns, updated_ns, expires_ns) + payload)
+
+
+def open_envelope(key: bytes, data: bytes) -> Envelope:
+    """Open a record; `Damaged` when its bytes are not those that were written."""
+    body = unseal(key, data)
+    if len(body) < _HEADER.size:
+        raise Damaged(f"record {key!r}", "it is shorter than its header")
+    form, revision, created_ns, updated_ns, expires_ns = _HEADER.unpack_from(body)
+    if form >> 4 != FORMAT:
+        raise Incompatible(f"record {key!r}", f"its format is {form >> 4}, this reads {FORMAT}")
+    return Envelope(form, revision, created_ns, updated_ns, expires_ns, body[_HEADER.size :])

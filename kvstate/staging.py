@@ -1,0 +1,231 @@
+"""Content on its way into the store: in memory while it is small, then in a staging file.
+
+It takes writes at any offset. Content that comes in order is hashed as it passes by; anything else
+is read once more when it is sealed. What was published is never written again: a later write first
+makes a copy of its own.
+"""
+
+from __future__ import annotations
+
+import os
+import secrets
+import time
+from typing import TYPE_CHECKING, NamedTuple
+
+from kvstate.codec import Hasher, block_checksum, digest
+from kvstate.errors import InvalidValue
+from kvstate.places import copy_between, raise_os_error
+
+if TYPE_CHECKING:
+    from kvstate.places import Place
+
+__all__ = ["BLOCK_BYTES", "SIZE_MAX", "Content", "Staging", "Sums", "file_name", "new_blob"]
+
+BLOCK_BYTES = 64 * 1024
+"""What one checksum of a blob file covers."""
+SIZE_MAX = 1 << 56
+_READ_BYTES = 1 << 20
+
+
+def new_blob() -> bytes:
+    """Give a blob's identity.
+
+    48 bits of milliseconds, so that neighbours in time are neighbours on disk, and 80 random bits.
+    """
+    return (time.time_ns() // 1_000_000).to_bytes(8, "big")[2:] + secrets.token_bytes(10)
+
+
+def file_name(blob: bytes, generation: int) -> str:
+    """Give the name of a blob's file in the generation."""
+    return f"{blob.hex()}{generation:04x}"
+
+
+class Content(NamedTuple):
+    """Sealed content: what a blob's records will say."""
+
+    size: int
+    digest: bytes
+    inline: bytes | None
+    blob: bytes
+    checksums: tuple[int, ...]
+
+
+class Sums:
+    """Whole digest and block checksums of content that passes by in order."""
+
+    def __init__(self) -> None:
+        self._hasher = Hasher()
+        self._tail = bytearray()
+        self._checksums: list[int] = []
+        self.size = 0
+
+    def update(self, data: bytes | memoryview) -> None:
+        """Take the next bytes."""
+        self._hasher.update(data)
+        self.size += len(data)
+        view = memoryview(data)
+        if self._tail:
+            missing = BLOCK_BYTES - len(self._tail)
+            self._tail += view[:missing]
+            view = view[missing:]
+            if len(self._tail) < BLOCK_BYTES:
+                return
+            self._checksums.append(block_checksum(bytes(self._tail)))
+            self._tail.clear()
+        while len(view) >= BLOCK_BYTES:
+            self._checksums.append(block_checksum(view[:BLOCK_BYTES]))
+            view = view[BLOCK_BYTES:]
+        self._tail += view
+
+    def finish(self) -> tuple[bytes, tuple[int, ...]]:
+        """Give the digest and the checksums of the blocks."""
+        tail = (block_checksum(bytes(self._tail)),) if self._tail else ()
+        return self._hasher.digest(), (*self._checksums, *tail)
+
+
+class Staging:
+    """Content that can still change. Not for several threads at once: its owner locks."""
+
+    def __init__(self, place: Place, inline_bytes_max: int) -> None:
+        self.place = place
+        self._inline_max = inline_bytes_max
+        self._memory: bytearray | None = bytearray()
+        self._fd = -1
+        self._size = 0
+        self._sums: Sums | None = Sums()
+        self.blob = new_blob()
+        self.published = False
+
+    @property
+    def name(self) -> str:
+        """The file's name: a new blob is in its generation 0."""
+        return file_name(self.blob, 0)
+
+    @property
+    def size(self) -> int:
+        """Bytes so far."""
+        return self._size
+
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Write all of the data there; `Full` when there is no room for it."""
+        end = offset + len(data)
+        if end > SIZE_MAX:
+            raise InvalidValue("content", f"it would have {end} bytes, {SIZE_MAX} are possible")
+        if self._memory is not None and end > self._inline_max:
+            self._spill()
+        if self._sums is not None:
+            if offset == self._sums.size == self._size:
+                self._sums.update(data)
+            else:
+                self._sums = None
+        if self._memory is not None:
+            if offset > self._size:
+                self._memory += bytes(offset - self._size)
+            self._memory[offset:end] = data
+        else:
+            self._unshare()
+            self._write_file(offset, data)
+        self._size = max(self._size, end)
+        return len(data)
+
+    def _write_file(self, offset: int, data: bytes | memoryview) -> None:
+        view = memoryview(data)
+        try:
+            while view:
+                count = os.pwrite(self._fd, view, offset)
+                view = view[count:]
+                offset += count
+        except OSError as error:
+            raise_os_error(error, str(self.place.path))
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read what is there: shorter at the end, empty past it."""
+        if self._memory is not None:
+            return bytes(self._memory[offset : offset + size])
+        try:
+            return os.pread(self._fd, max(0, min(size, self._size - offset)), offset)
+        except OSError as error:
+            raise_os_error(error, str(self.place.path))
+
+    def truncate(self, size: int) -> None:
+        """Cut the content, or extend it with zeros."""
+        if size > SIZE_MAX:
+            raise InvalidValue("content", f"{size} bytes are more than {SIZE_MAX}")
+        if size == self._size:
+            return
+        if self._memory is not None and size > self._inline_max:
+            self._spill()
+        self._sums = Sums() if size == 0 else None
+        if self._memory is not None:
+            del self._memory[size:]
+            self._memory += bytes(max(0, size - len(self._memory)))
+        else:
+            self._unshare()
+            try:
+                os.ftruncate(self._fd, size)
+            except OSError as error:
+                raise_os_error(error, str(self.place.path))
+        self._size = size
+
+    def _spill(self) -> None:
+        assert self._memory is not None
+        data = bytes(self._memory)
+        self._fd = self.place.create(self.name)
+        self._memory = None
+        self._write_file(0, data)
+
+    def _unshare(self) -> None:
+        """Make a copy to write to: the published file is never written again."""
+        if not self.published:
+            return
+        old, self.blob = self._fd, new_blob()
+        self._fd = self.place.create(self.name)
+        self.published = False
+        try:
+            copy_between(old, self._fd, self._size)
+        except OSError as error:
+            raise_os_error(error, str(self.place.path))
+        finally:
+            os.close(old)
+
+    def seal(self) -> Content:
+        """Give size, digest and checksums of the content as it is now."""
+        if self._memory is not None:
+            data = bytes(self._memory)
+            return Content(len(data), digest(data), data, self.blob, ())
+        sums = self._sums
+        if sums is None or sums.size != self._size:
+            sums = Sums()
+            while data := self.read(sums.size, _READ_BYTES):
+                sums.update(data)
+            self._sums = None
+        whole, checksums = sums.finish()
+        return Content(self._size, whole, None, self.blob, checksums)
+
+    def publish(self) -> None:
+        """Make the file durable under its final name."""
+        if not self.published:
+            self.place.publish(self.name, self._fd)
+            self.published = True
+
+    def settle(self) -> None:
+        """Drop the note in the staging folder: the records name the file now."""
+        if self.published:
+            self.place.settle(self.name)
+
+    def unpublish(self) -> None:
+        """Take the final name back: no record names it, and nobody ever saw it."""
+        if self.published:
+            self.place.remove(self.name)
+            self.published = False
+
+    def discard(self) -> None:
+        """Let go of memory and descriptor, and of a file that was not published."""
+        if self._fd >= 0:
+            if not self.published:
+                self.place.settle(self.name)
+            os.close(self._fd)
+            self._fd = -1
+        self._memory = bytearray()
+        self._size = 0
+        self.published = False

@@ -1,0 +1,285 @@
+"""The store: a folder that holds everything, opened by this process.
+
+    <store>/kvstate.toml        settings that all who open it share (optional)
+    <store>/records/            the record file (LMDB)
+    <store>/tiers/hot|warm|cold blob files
+
+The folder is made with mode 0700: who may read the store is decided by who may enter it.
+"""
+
+from __future__ import annotations
+
+import os
+import uuid
+from pathlib import Path
+from typing import TYPE_CHECKING, Self
+
+from kvstate import check as checking
+from kvstate.artifacts import Artifacts
+from kvstate.blobs import TIERS, Blobs
+from kvstate.catalog import Catalog
+from kvstate.clock import SystemClock
+from kvstate.codec import decode, encode
+from kvstate.engine.lmdb import LmdbEngine
+from kvstate.engine.memory import MemoryEngine
+from kvstate.errors import Damaged, Incompatible, InvalidValue, NotFound
+from kvstate.journal import Journal
+from kvstate.keyspace import meta_key
+from kvstate.lifecycle import Ages, Lifecycle
+from kvstate.places import Place, raise_os_error
+from kvstate.records import FORMAT, open_envelope
+from kvstate.settings import StoreSettings
+from kvstate.state import Namespace, State
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+    from contextlib import AbstractContextManager
+
+    from kvstate.clock import Clock
+    from kvstate.engine import Engine
+    from kvstate.journal import Change, Event
+
+__all__ = ["Store", "open_store"]
+
+SETTINGS_FILE = "kvstate.toml"
+_FORMAT_KEY = meta_key("format")
+
+
+class Store:
+    """An open store. Use it from any thread; close it, or use it as a context manager."""
+
+    def __init__(
+        self,
+        path: Path,
+        engine: Engine,
+        places: tuple[Place, ...],
+        settings: StoreSettings,
+        clock: Clock,
+        *,
+        read_only: bool,
+        actor: str | None,
+    ) -> None:
+        self.path = path
+        self.engine = engine
+        self.settings = settings
+        self.clock = clock
+        self.read_only = read_only
+        self._places = places
+        self._journal = Journal(engine, clock, settings, actor=actor)
+        self.blobs = Blobs(engine, places, settings.inline_bytes_max)
+        self._journal.release = self.blobs.release
+        self._journal.load = self.blobs.load
+        self._state = State(engine, self._journal, self.blobs, clock, settings.inline_bytes_max)
+        self.catalog = Catalog(engine, self._journal, self.blobs, len(TIERS))
+        ages = Ages(settings)
+        self.artifacts = Artifacts(
+            self.catalog, self.blobs, self._journal, ages.due_at_ns, engine.read
+        )
+        self.lifecycle = Lifecycle(
+            engine, self._journal, self._state, self.catalog, self.blobs, clock, ages, path
+        )
+
+    def namespace(self, name: str) -> Namespace:
+        """Give a namespace; it is made when its first key is set."""
+        return Namespace(self._state, name)
+
+    def namespaces(self) -> Iterator[str]:
+        """Give the names of all namespaces, in byte order."""
+        return self._state.names()
+
+    def make_namespace(self, name: str) -> None:
+        """Make a namespace before its first key, if it is not there."""
+
+        def run(change: Change) -> None:
+            before = self._state.identity(name.encode(), change.tx)
+            self._state.make(name, change)
+            if before is None:
+                change.say("mkspace", name, "")
+
+        self.namespace(name)
+        self._journal.commit(run)
+
+    def remove_namespace(self, name: str) -> bool:
+        """Remove an empty namespace; `Conflict` when it has keys; say whether it was there."""
+        return self._state.remove(name)
+
+    def journal(self, since: int = 0, limit: int | None = None) -> Iterator[Event]:
+        """Give the changes after a revision, oldest first, up to the newest.
+
+        `Compacted` when some of them were trimmed; ``since=0`` asks for all that there are.
+        """
+        return self._journal.events(since, limit)
+
+    def watch(
+        self,
+        namespace: str | None = None,
+        since: int | None = None,
+        timeout: float | None = None,
+    ) -> Iterator[Event]:
+        """Give changes as they are committed, by any process, after a revision or from now on.
+
+        Ends after ``timeout`` seconds without a change; without one it goes on for ever.
+        """
+        return self._journal.watch(since, timeout, namespace=namespace)
+
+    def wait(self, revision: int, timeout: float | None = None) -> int:
+        """Wait until the store is past a revision, or the time is up; give its revision."""
+        return self._journal.wait(revision, timeout)
+
+    def revision(self) -> int:
+        """Give the newest revision."""
+        return self._journal.revision()
+
+    def acting(self, actor: str) -> AbstractContextManager[None]:
+        """Let what this thread commits meanwhile bear another actor in the journal."""
+        return self._journal.acting(actor)
+
+    def stats(self) -> dict[str, object]:
+        """Give figures about the store, as plain values. Bytes of tiers count duplicates."""
+        engine = self.engine.stats()
+        names = list(self.namespaces())
+        return {
+            "path": str(self.path),
+            "revision": self.revision(),
+            "journal_oldest": self._journal.oldest(),
+            "namespaces": len(names),
+            **self.lifecycle.summary(),
+            "records_bytes": engine["used_bytes"],
+            "map_bytes": engine["map_bytes"],
+            "readers": engine["readers"],
+            "free_bytes": {
+                tier: place.free_bytes() for tier, place in zip(TIERS, self._places, strict=True)
+            },
+        }
+
+    def check(
+        self,
+        *,
+        verify: bool = False,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> checking.Report:
+        """Walk over everything and name every inconsistency; ``verify`` reads every byte, too."""
+        return checking.check(self.engine, self.blobs, verify=verify, progress=progress)
+
+    def close(self) -> None:
+        """Let go of everything. What was acknowledged is on disk already."""
+        self.engine.close()
+        for place in self._places:
+            place.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
+
+    # Making
+
+    def prepare(self) -> None:
+        """Make what a new store lacks, refuse another format, clear up after dead writers."""
+        data = self.engine.get(_FORMAT_KEY)
+        if data is None:
+            if self.read_only:
+                raise NotFound("store", str(self.path))
+            self._journal.commit(self._found)
+        else:
+            self._check_format(data)
+        if not self.read_only:
+            self.blobs.recover()
+            self.blobs.sweep(all_notes=True)
+
+    def _check_format(self, data: bytes) -> None:
+        try:
+            facts = decode(open_envelope(_FORMAT_KEY, data).payload)
+        except Incompatible as error:
+            raise Incompatible(f"store {str(self.path)!r}", str(error.facts[1])) from None
+        if not isinstance(facts, dict) or "format" not in facts:
+            raise Damaged(f"store {str(self.path)!r}", "its format record is unreadable")
+        if facts["format"] != FORMAT:
+            raise Incompatible(
+                f"store {str(self.path)!r}",
+                f"it has format {facts['format']}, this version of kvstate reads {FORMAT}",
+            )
+
+    def _found(self, change: Change) -> None:
+        if change.tx.get(_FORMAT_KEY) is not None:
+            return
+        change.seal(_FORMAT_KEY, encode({"format": FORMAT, "id": str(uuid.uuid4())}))
+        self.catalog.make_root(change, os.getuid(), os.getgid())
+        change.say("create", "", "")
+
+
+def open_store(
+    path: str | os.PathLike[str],
+    *,
+    create: bool = True,
+    read_only: bool = False,
+    engine: str = "lmdb",
+    settings: StoreSettings | None = None,
+    clock: Clock | None = None,
+    actor: str | None = None,
+) -> Store:
+    """Open the store in a folder; make it if there is none and ``create`` is on.
+
+    Without ``settings``, those of the store's own ``kvstate.toml`` hold. ``engine="memory"`` keeps
+    the records in memory (they are gone on close). ``actor`` is who the journal says did it.
+    Errors: `NotFound`, `Denied`, `Incompatible`, `Full`, `InvalidConfig`.
+    """
+    folder = Path(path)
+    made = engine == "memory" or not (folder / "records" / "data.mdb").exists()
+    if made and (read_only or not create):
+        raise NotFound("store", str(folder))
+    try:
+        if made:
+            folder.mkdir(mode=0o700, parents=True, exist_ok=True)
+            (folder / "records").mkdir(mode=0o700, exist_ok=True)
+            (folder / "tiers").mkdir(mode=0o700, exist_ok=True)
+    except OSError as error:
+        raise_os_error(error, str(folder))
+    settings = settings or _own_settings(folder)
+    opened = _open_engine(engine, folder, settings, read_only=read_only, create=create)
+    places: list[Place] = []
+    try:
+        for tier in TIERS:
+            places.append(Place(folder / "tiers" / tier, create=not read_only))  # noqa: PERF401  (to close)
+        store = Store(
+            folder,
+            opened,
+            tuple(places),
+            settings,
+            clock or SystemClock(),
+            read_only=read_only,
+            actor=actor,
+        )
+        store.prepare()
+    except BaseException:
+        opened.close()
+        for place in places:
+            place.close()
+        raise
+    return store
+
+
+def _open_engine(
+    kind: str, folder: Path, settings: StoreSettings, *, read_only: bool, create: bool
+) -> Engine:
+    if kind == "memory":
+        return MemoryEngine()
+    if kind != "lmdb":
+        raise InvalidValue("engine", f"{kind!r} is neither 'lmdb' nor 'memory'")
+    return LmdbEngine(
+        folder / "records",
+        map_bytes=settings.map_bytes,
+        readers_max=settings.readers_max,
+        read_only=read_only,
+        create=create,
+    )
+
+
+def _own_settings(folder: Path) -> StoreSettings:
+    """Read the store's own settings file; its library is loaded only if there is one."""
+    if not (folder / SETTINGS_FILE).exists():
+        return StoreSettings()
+    from kvstate import config  # noqa: PLC0415  (costs 30 ms, and most stores have no file)
+
+    return config.load(folder, None, {}).store_settings()
