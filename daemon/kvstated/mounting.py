@@ -1,0 +1,225 @@
+"""The mount is a process of its own: started, watched, restarted and ended here.
+
+It is started as ``python -m kvstatefs STORE MOUNTPOINT -f``, which opens the store for itself; what
+one of the two processes does to itself leaves the other alive. A mount is believed when the folder
+lies on another device than before *and* can be listed, since a dead one still looks mounted.
+
+A mount point that a dead process left behind (ENOTCONN), or that an earlier daemon's mount process
+still serves, is unmounted lazily before ours is mounted over it: files that are open there stay so.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import errno
+import logging
+import os
+import shutil
+import subprocess
+import sys
+import threading
+import time
+from typing import TYPE_CHECKING, Final
+
+from kvstate.errors import InvalidConfig, Unavailable
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+
+__all__ = ["Mount"]
+
+READY_SECONDS: Final = 20.0
+END_SECONDS: Final = 4.0
+BACK_OFF_SECONDS: Final = (0.1, 30.0)
+STEADY_SECONDS: Final = 60.0
+"""A mount that lived this long starts the back-off anew."""
+_LOOK_SECONDS = 0.02
+_OURS = "kvstate"
+
+log = logging.getLogger(__name__)
+
+
+class Mount:
+    """Keeps the store mounted on a folder, from `start` to `stop`."""
+
+    def __init__(self, store: Path, mountpoint: Path, *, options: tuple[str, ...] = ()) -> None:
+        self._store = store
+        self._mountpoint = mountpoint
+        self._options = options
+        self._process: subprocess.Popen[bytes] | None = None
+        self._stopping = threading.Event()
+        self._lock = threading.Lock()
+        self._thread = threading.Thread(target=self._watch, name="mount", daemon=True)
+
+    def start(self, cancelled: Callable[[], bool] = lambda: False) -> None:
+        """Mount, and come back when it answers; `InvalidConfig` for a folder that cannot be used.
+
+        ``cancelled`` is asked while it does not answer yet: whether to wait no longer.
+        """
+        self._mount(cancelled)
+        self._thread.start()
+
+    def stop(self, seconds: float = END_SECONDS) -> None:
+        """Unmount, and end the process; what is busy is unmounted all the same."""
+        self._stopping.set()
+        with self._lock:
+            process = self._process
+        if process is not None:
+            _end(process, seconds)
+        if is_mounted(self._mountpoint):
+            unmount(self._mountpoint)
+        if process is not None:
+            _kill(process)
+
+    def _mount(self, cancelled: Callable[[], bool]) -> None:
+        heal(self._mountpoint)
+        check_folder(self._mountpoint)
+        device = self._mountpoint.stat().st_dev
+        command = [sys.executable, "-m", "kvstatefs", str(self._store), str(self._mountpoint)]
+        process = subprocess.Popen(  # noqa: S603  (our own package, by its full path)
+            [*command, *self._options, "-f"],
+            stdin=subprocess.DEVNULL,
+            start_new_session=True,  # Ctrl-C in a terminal is for the daemon alone
+        )
+        with self._lock:
+            self._process = process
+        try:
+            self._wait_until_mounted(process, device, cancelled)
+        except BaseException:
+            _kill(process)
+            if is_mounted(self._mountpoint):
+                unmount(self._mountpoint)
+            raise
+
+    def _wait_until_mounted(
+        self, process: subprocess.Popen[bytes], device: int, cancelled: Callable[[], bool]
+    ) -> None:
+        deadline = time.monotonic() + READY_SECONDS
+        while not self._answers(device):
+            status = process.poll()
+            if status is not None:
+                why = f"its process ended with status {status}: see what it wrote above"
+                raise Unavailable(f"mount on {str(self._mountpoint)!r}", why)
+            if time.monotonic() > deadline:
+                why = f"it did not answer within {READY_SECONDS:g} s"
+                raise Unavailable(f"mount on {str(self._mountpoint)!r}", why)
+            if cancelled():
+                raise Unavailable(f"mount on {str(self._mountpoint)!r}", "the daemon ends")
+            time.sleep(_LOOK_SECONDS)
+
+    def _answers(self, device: int) -> bool:
+        try:
+            return self._mountpoint.stat().st_dev != device and any(self._mountpoint.iterdir())
+        except OSError:
+            return False
+
+    def _watch(self) -> None:
+        """Mount again whenever the process has ended, later each time it does so quickly."""
+        pause, longest = BACK_OFF_SECONDS
+        begun = time.monotonic()
+        while not self._stopping.is_set():
+            assert self._process is not None
+            status = self._process.wait()
+            if self._stopping.is_set():
+                return
+            pause = BACK_OFF_SECONDS[0] if time.monotonic() - begun > STEADY_SECONDS else pause
+            log.warning("the mount process ended with status %d: again in %.1f s", status, pause)
+            if self._stopping.wait(pause):
+                return
+            pause = min(2 * pause, longest)
+            begun = time.monotonic()
+            try:
+                self._mount(self._stopping.is_set)
+                log.warning("mounted again on %s", self._mountpoint)
+            except Exception as error:  # noqa: BLE001  (whatever it is: the store stays reachable)
+                log.error("%s", error)  # noqa: TRY400  (the message says it)
+
+
+def check_folder(mountpoint: Path) -> None:
+    """Raise `InvalidConfig` unless the mount point is an empty folder."""
+    what = f"mount point {str(mountpoint)!r}"
+    try:
+        first = next(mountpoint.iterdir(), None)
+    except OSError as error:
+        raise InvalidConfig(what, os.strerror(error.errno or 0)) from None
+    if first is not None:
+        raise InvalidConfig(what, f"the folder is not empty: it holds {first.name!r}")
+    if not os.access(mountpoint, os.W_OK | os.X_OK):
+        raise InvalidConfig(what, "the folder may not be written to")
+
+
+def heal(mountpoint: Path) -> None:
+    """Unmount what a dead or an earlier mount process of ours left on this folder."""
+    for _ in range(8):  # mounts may lie on one another
+        # The type first: a mount that is stuck would not answer a listing.
+        if not (mounted_type(mountpoint).startswith(f"fuse.{_OURS}") or is_dead(mountpoint)):
+            return
+        log.warning("unmounting what was left on %s", mountpoint)
+        unmount(mountpoint)
+
+
+def is_dead(mountpoint: Path) -> bool:
+    """Say whether the folder is a mount whose process is gone."""
+    try:
+        next(mountpoint.iterdir(), None)
+    except OSError as error:
+        return error.errno in {errno.ENOTCONN, errno.ECONNABORTED}
+    return False
+
+
+def mounted_type(mountpoint: Path) -> str:
+    """Give the type of the file system that is mounted on exactly this folder; "" if none is."""
+    wanted = os.path.realpath(mountpoint.parent) + "/" + mountpoint.name
+    kind = ""
+    with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
+        for line in lines:
+            fields, _, rest = line.partition(" - ")
+            where = fields.split(" ")[4]
+            if os.path.normpath(_unescaped(where)) == os.path.normpath(wanted):
+                kind = rest.split(" ", 1)[0]  # the last one lies on top
+    return kind
+
+
+def _unescaped(path: str) -> str:
+    # proc(5): space, tab, newline and backslash are written as octal numbers.
+    for code, character in (("\\040", " "), ("\\011", "\t"), ("\\012", "\n"), ("\\134", "\\")):
+        path = path.replace(code, character)
+    return path
+
+
+def is_mounted(mountpoint: Path) -> bool:
+    """Say whether something is mounted on exactly this folder."""
+    return bool(mounted_type(mountpoint))
+
+
+def unmount(mountpoint: Path) -> None:
+    """Unmount lazily, as whoever may: open files stay usable, the name is free at once."""
+    path = str(mountpoint)
+    for command in (
+        ["fusermount3", "-u", "-z", "--", path],
+        ["fusermount", "-u", "-z", "--", path],
+        ["umount", "-l", "--", path],
+    ):
+        if shutil.which(command[0]) is None:
+            continue
+        with contextlib.suppress(subprocess.TimeoutExpired):
+            done = subprocess.run(command, capture_output=True, timeout=2, check=False)  # noqa: S603
+            if done.returncode == 0:
+                return
+    log.error("%s could not be unmounted", path)
+
+
+def _end(process: subprocess.Popen[bytes], seconds: float) -> None:
+    with contextlib.suppress(OSError):
+        process.terminate()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(seconds)
+
+
+def _kill(process: subprocess.Popen[bytes]) -> None:
+    _end(process, 0.5)
+    with contextlib.suppress(OSError):
+        process.kill()
+    with contextlib.suppress(subprocess.TimeoutExpired):
+        process.wait(1)

@@ -1,0 +1,362 @@
+"""What can be asked over the socket: one table for the server, the client and the documentation.
+
+Pure data. The server checks a request's arguments against it and calls the handler of that name,
+the client asks only what stands here, and `docs/protocol.md` holds `as_markdown` (a test compares
+them; ``python -m kvstate.operations`` prints it).
+
+Kinds of arguments: ``name`` and ``value`` are taken as they come (the store itself says what is no
+name, no duration in seconds, no moment; a value is anything of the model); the others are checked
+where the request comes in. An argument whose kind ends in ``?`` may be null, and may be left out at
+the end of the request.
+"""
+
+from __future__ import annotations
+
+from typing import Final, NamedTuple
+
+from kvstate.errors import InvalidValue
+
+__all__ = ["OPERATIONS", "PROTOCOL", "Argument", "Check", "Operation", "as_markdown"]
+
+PROTOCOL: Final = 1
+"""The version of the protocol; both sides name theirs in ``hello``."""
+
+_TYPES: Final[dict[str, tuple[type, ...]]] = {
+    "name": (object,),
+    "value": (object,),
+    "text": (str,),
+    "bool": (bool,),
+    "int": (int,),
+    "number": (int, float),
+    "bytes": (bytes,),
+    "names": (list,),
+    "mapping": (dict,),
+}
+
+
+class Argument(NamedTuple):
+    """One argument of an operation: its name and its kind, with ``?`` when null is allowed."""
+
+    name: str
+    kind: str
+
+    @property
+    def optional(self) -> bool:
+        """Whether null is allowed, and leaving it out at the end."""
+        return self.kind.endswith("?")
+
+    def check(self, given: object) -> None:
+        """Raise `InvalidValue` unless ``given`` is of this argument's kind."""
+        if given is None and self.optional:
+            return
+        types = _TYPES[self.kind.rstrip("?")]
+        # A bool is an int to Python, not to us.
+        if not isinstance(given, types) or (given.__class__ is bool and int in types):
+            raise InvalidValue(self.name, f"{type(given).__name__} is not of the kind {self.kind}")
+
+
+class Operation(NamedTuple):
+    """One row: its name, what it takes, what it gives, whether it may change the store, and why."""
+
+    name: str
+    arguments: tuple[Argument, ...]
+    result: str
+    writes: bool
+    doc: str
+
+    @property
+    def needed(self) -> int:
+        """How many arguments a request must bring at least."""
+        return sum(not argument.optional for argument in self.arguments)
+
+
+class Check:
+    """Whether a request's arguments fit an operation, made ready: most arguments need no look."""
+
+    __slots__ = ("_least", "_looks", "_most", "_operation")
+
+    def __init__(self, operation: Operation) -> None:
+        self._operation = operation
+        self._least = operation.needed
+        self._most = len(operation.arguments)
+        self._looks = [
+            (index, argument)
+            for index, argument in enumerate(operation.arguments)
+            if _TYPES[argument.kind.rstrip("?")] != (object,)
+        ]
+
+    def __call__(self, given: list[object]) -> None:
+        """Raise `InvalidValue` unless these arguments fit."""
+        count = len(given)
+        if not self._least <= count <= self._most:
+            names = ", ".join(argument.name for argument in self._operation.arguments) or "none"
+            raise InvalidValue(
+                f"arguments of {self._operation.name!r}",
+                f"{count} given, it takes {self._least} to {self._most}: {names}",
+            )
+        for index, argument in self._looks:
+            if index < count:
+                argument.check(given[index])
+
+
+def _reads(name: str, result: str, doc: str, /, **arguments: str) -> Operation:
+    return Operation(name, tuple(Argument(*pair) for pair in arguments.items()), result, False, doc)
+
+
+def _writes(name: str, result: str, doc: str, /, **arguments: str) -> Operation:
+    return _reads(name, result, doc, **arguments)._replace(writes=True)
+
+
+_TABLE: Final = (
+    # The connection and the store as a whole.
+    _reads(
+        "hello",
+        "mapping",
+        "Say which protocol the client speaks; gives protocol, version, store, pid, "
+        "frame_bytes_max. Incompatible when the server does not speak it.",
+        protocol="int",
+    ),
+    _reads("revision", "int", "The number of the newest commit."),
+    _reads(
+        "wait",
+        "int",
+        "Wait until there is a commit past this revision, for at most so many seconds (60 at "
+        "most; a further request on the connection ends it early); gives the newest revision.",
+        revision="int",
+        timeout="number",
+    ),
+    _reads("stats", "mapping", "What is stored, in numbers."),
+    _reads(
+        "check",
+        "[[[kind, where, why], ...], counts]",
+        "Walk over the whole store and name every inconsistency; verify reads all content, too. "
+        "With progress, frames of [done, total or 0, name] go before the result.",
+        verify="bool?",
+        progress="bool?",
+    ),
+    _reads(
+        "journal",
+        "listing of events",
+        "What the commits after a revision did, oldest first; namespace leaves out all else.",
+        since="int?",
+        limit="int?",
+        namespace="name?",
+    ),
+    # Listings.
+    _reads("more", "[rows, handle?]", "The next rows of a listing.", handle="int"),
+    _reads(
+        "close",
+        "null",
+        "Let go of a handle before its end; an unknown one is ignored.",
+        handle="int",
+    ),
+    # Namespaces and keys.
+    _reads("namespaces", "listing of names", "The names of all namespaces, in byte order."),
+    _writes("make_namespace", "null", "Make an empty namespace.", namespace="name"),
+    _writes("remove_namespace", "bool", "Remove a namespace that has no keys.", namespace="name"),
+    _reads(
+        "get",
+        "[value] or null",
+        "The value under a key; null when there is none.",
+        namespace="name",
+        key="name",
+    ),
+    _reads(
+        "entry",
+        "entry or null",
+        "The value under a key with its revision and times.",
+        namespace="name",
+        key="name",
+    ),
+    _reads("count", "int", "How many keys the namespace has.", namespace="name"),
+    _writes(
+        "set",
+        "int",
+        "Store a value; gives the revision. Conflict when a condition does not hold.",
+        namespace="name",
+        key="name",
+        value="value",
+        ttl="value?",
+        expires_at="value?",
+        if_absent="bool?",
+        if_present="bool?",
+        if_revision="int?",
+        keep_ttl="bool?",
+    ),
+    _writes(
+        "delete",
+        "bool",
+        "Remove a key; says whether it was there.",
+        namespace="name",
+        key="name",
+        if_revision="int?",
+    ),
+    _reads(
+        "scan",
+        "listing of entries",
+        "The entries whose keys begin with the prefix, in key order.",
+        namespace="name",
+        prefix="name?",
+        start="name?",
+        limit="int?",
+        reverse="bool?",
+    ),
+    _reads(
+        "keys", "listing of names", "The keys of the namespace, in key order.", namespace="name"
+    ),
+    _reads(
+        "get_many",
+        "[mapping, int]",
+        "The values of those keys that are there, and how many of the names were looked at "
+        "(fewer than given when the answer would not fit a frame: ask again for the rest).",
+        namespace="name",
+        keys="names",
+    ),
+    _writes(
+        "set_many",
+        "int",
+        "Store all of these, or none; gives the revision.",
+        namespace="name",
+        values="mapping",
+        ttl="value?",
+        expires_at="value?",
+    ),
+    _reads(
+        "ttl",
+        "float or null",
+        "Seconds left; null when the key never expires.",
+        namespace="name",
+        key="name",
+    ),
+    _writes(
+        "expire",
+        "bool",
+        "Let a key expire after so many seconds, or at a moment; says whether it was there.",
+        namespace="name",
+        key="name",
+        ttl="value?",
+        expires_at="value?",
+    ),
+    _writes("persist", "bool", "Let a key never expire.", namespace="name", key="name"),
+    _writes(
+        "rename",
+        "int",
+        "Give a key another name; its expiry goes with it.",
+        namespace="name",
+        old="name",
+        new="name",
+        replace="bool?",
+    ),
+    # Artifacts.
+    _writes(
+        "artifact_put",
+        "artifact",
+        "Store content that fits into one frame.",
+        name="name",
+        content="bytes",
+        metadata="mapping?",
+        tier="name?",
+        replace="bool?",
+    ),
+    _writes(
+        "artifact_upload",
+        "null, then artifact",
+        "Store content of any size: after the null the client sends frames of one byte string "
+        "each; an empty one stores, null drops it all. An error may be sent before the end.",
+        name="name",
+        metadata="mapping?",
+        tier="name?",
+        replace="bool?",
+    ),
+    _reads(
+        "artifact_get",
+        "bytes, or [handle, size]",
+        "The content; what is too large for one frame is opened for reading instead.",
+        name="name",
+    ),
+    _reads(
+        "artifact_open",
+        "[handle, size]",
+        "Open content for reading; it stays the same until close.",
+        name="name",
+    ),
+    _reads(
+        "artifact_read",
+        "bytes",
+        "At most so many bytes from this offset; empty past the end.",
+        handle="int",
+        offset="int",
+        size="int",
+    ),
+    _reads("artifact_stat", "artifact", "What is known of an artifact.", name="name"),
+    _reads("artifact_exists", "bool", "Whether there is an artifact of this name.", name="name"),
+    _reads(
+        "artifact_list",
+        "listing of artifacts",
+        "The artifacts below a prefix, in name order.",
+        prefix="name?",
+        tier="name?",
+    ),
+    _writes(
+        "artifact_delete", "bool", "Remove an artifact; says whether it was there.", name="name"
+    ),
+    _writes(
+        "artifact_rename",
+        "artifact or null",
+        "Give an artifact or a folder of them (null) another name.",
+        old="name",
+        new="name",
+        replace="bool?",
+    ),
+    _writes("artifact_move", "artifact", "Move an artifact to a tier.", name="name", tier="name"),
+    _writes(
+        "artifact_restore",
+        "artifact",
+        "Bring an artifact back, by default to hot.",
+        name="name",
+        tier="name?",
+    ),
+    _reads(
+        "artifact_verify",
+        "artifact",
+        "Read all of the content and compare its digest; or Damaged.",
+        name="name",
+    ),
+    _writes(
+        "artifact_update",
+        "artifact",
+        "Set an artifact's metadata.",
+        name="name",
+        metadata="mapping",
+    ),
+    # The lifecycle.
+    _reads("lifecycle_plan", "listing of moves", "What is due now, in due order.", limit="int?"),
+    _writes(
+        "lifecycle_run",
+        "outcome",
+        "Do what is due; progress as for check.",
+        dry_run="bool?",
+        progress="bool?",
+    ),
+    _reads(
+        "lifecycle_next_due", "int or null", "When the next thing becomes due, in ns since 1970."
+    ),
+    _reads("lifecycle_last", "outcome or null", "What the last run did."),
+    _reads("lifecycle_summary", "mapping", "Tiers, the last run and the next due time."),
+)
+
+OPERATIONS: Final[dict[str, Operation]] = {operation.name: operation for operation in _TABLE}
+"""The table, by name, in the order of the documentation."""
+
+
+def as_markdown() -> str:
+    """Give the table as `docs/protocol.md` holds it."""
+    lines = ["| operation | arguments | result | writes | |", "|---|---|---|---|---|"]
+    for name, arguments, result, writes, doc in OPERATIONS.values():
+        takes = ", ".join(f"{argument.name}: {argument.kind}" for argument in arguments)
+        lines.append(f"| `{name}` | {takes} | {result} | {'yes' if writes else ''} | {doc} |")
+    return "\n".join(lines) + "\n"
+
+
+if __name__ == "__main__":
+    print(as_markdown(), end="")  # noqa: T201  (a command of its own, for the documentation)
