@@ -161,7 +161,7 @@ class _Walk:
         if number not in self._namespaces:  # N sorts before S
             self.say("namespace", key, "the key belongs to no namespace")
         if envelope.expires_ns:
-            self._expiries.add((envelope.expires_ns, number, key[9:]))
+            self._expiries ^= {(envelope.expires_ns, number, key[9:])}
         if envelope.form & SPILLED:
             self._use(envelope.payload, 0)
         else:
@@ -169,7 +169,7 @@ class _Walk:
         self.counts["keys"] += 1
 
     def _expiry(self, key: bytes, _data: bytes) -> None:
-        self._expiries ^= {parse_expiry(key)}  # E sorts before S: what is left is unmatched
+        self._expiries ^= {parse_expiry(key)}  # what is left in the end is unmatched
 
     def _entry(self, key: bytes, data: bytes) -> None:
         node = unpack(key, data)

@@ -268,9 +268,10 @@ class Namespace(MutableMapping[str, Value]):
         return number is not None
 
     def _envelope(self, key: str) -> Envelope | None:
+        name = check_key(key)
         if not self._prefix and not self._find_prefix():
             return None
-        full = self._prefix + check_key(key)
+        full = self._prefix + name
         data = self._get(full)
         if data is None:
             return None

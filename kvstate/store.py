@@ -26,6 +26,7 @@ from kvstate.errors import Damaged, Incompatible, InvalidValue, NotFound
 from kvstate.journal import Journal
 from kvstate.keyspace import meta_key
 from kvstate.lifecycle import Ages, Lifecycle
+from kvstate.names import check_namespace
 from kvstate.places import Place, raise_os_error
 from kvstate.records import FORMAT, open_envelope
 from kvstate.settings import StoreSettings
@@ -120,6 +121,8 @@ class Store:
 
         Ends after ``timeout`` seconds without a change; without one it goes on for ever.
         """
+        if namespace is not None:
+            check_namespace(namespace)
         return self._journal.watch(since, timeout, namespace=namespace)
 
     def wait(self, revision: int, timeout: float | None = None) -> int:

@@ -2,9 +2,9 @@
 
 There is no committing thread. Whoever finds the commit lock free commits everything that is queued,
 its own work included; the others find theirs done when they get the lock. A lone writer therefore
-pays no hand-over. A function that raises before it wrote anything just gets its error back; one that
-raises after a write spoils the shared transaction, which is then rolled back and run again without
-it (functions may run more than once: that is the engine's contract).
+pays no hand-over. A function that raises before it wrote anything just gets its error back; one
+that raises after a write spoils the shared transaction, which is then rolled back and run again
+without it (functions may run more than once: that is the engine's contract).
 """
 
 from __future__ import annotations

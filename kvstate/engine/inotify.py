@@ -1,7 +1,7 @@
 """Waking up when a file is written to, by anyone: inotify(7) through the C library.
 
-The standard library has no binding, and the few calls that are needed fit one screen. One watch has
-a descriptor of its own; many threads may wait on it in turn.
+The standard library has no binding, and the few calls that are needed fit one screen. A watch
+belongs to one thread: who reads an event takes it away.
 """
 
 from __future__ import annotations
@@ -26,21 +26,23 @@ class FileWatch:
         if self._fd < 0:
             raise OSError(ctypes.get_errno(), "inotify_init1")
         if libc.inotify_add_watch(self._fd, os.fsencode(path), _IN_MODIFY) < 0:
-            error = OSError(ctypes.get_errno(), "inotify_add_watch")
-            os.close(self._fd)
-            raise error
+            raise OSError(ctypes.get_errno(), "inotify_add_watch")
 
-    def wait(self, timeout: float) -> bool:
-        """Wait for an event for at most so many seconds; empty the queue; say if there was one."""
+    def wait(self, timeout: float, also: int) -> bool:
+        """Wait for an event for at most so many seconds; empty the queue; say if there was one.
+
+        Ends early, too, when the descriptor ``also`` can be read.
+        """
         poll = select.poll()
         poll.register(self._fd, select.POLLIN)
-        if not poll.poll(max(0, timeout) * 1000):
+        poll.register(also, select.POLLIN)
+        if self._fd not in dict(poll.poll(max(0, timeout) * 1000)):
             return False
         with contextlib.suppress(BlockingIOError):
             while os.read(self._fd, _READ_BYTES):
                 pass
         return True
 
-    def close(self) -> None:
-        """Let go of the descriptor."""
-        os.close(self._fd)
+    def __del__(self) -> None:
+        if getattr(self, "_fd", -1) >= 0:
+            os.close(self._fd)

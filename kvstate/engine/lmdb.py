@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import errno
 import os
+import select
 import threading
 import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
@@ -124,21 +125,22 @@ class _Environment:
         writer = _Writer(txn)
         try:
             for member in members:
-                before = writer.writes
-                try:
-                    member.result = member.function(writer)
-                except lmdb.Error as error:
-                    member.error = _translated(error, self.path)
-                except BaseException as error:
-                    member.error = error
-                    if not isinstance(error, Exception):
-                        raise
-                if member.error is not None and writer.writes != before:
-                    raise _Rollback
+                self._run_member(member, writer)
         except BaseException:
             txn.abort()
             raise
         self._finish(txn, writer)
+
+    def _run_member(self, member: Member[Any], writer: _Writer) -> None:
+        before = writer.writes
+        try:
+            member.result = member.function(writer)
+        except lmdb.Error as error:
+            member.error = _translated(error, self.path)
+        except Exception as error:  # noqa: BLE001  (it is raised again, in its own thread)
+            member.error = error
+        if member.error is not None and writer.writes != before:
+            raise _Rollback
 
     def _finish(self, txn: lmdb.Transaction[bytes], writer: _Writer) -> None:
         if not writer.writes:
@@ -167,7 +169,7 @@ class LmdbEngine:
         """Open or create the environment in this folder.
 
         `NotFound` when there is none and ``create`` is off; `Incompatible` for one of another LMDB
-        version or machine; `Denied` when its files may not be written; `Full` when there is no room.
+        version or machine; `Denied` when its files may not be written; `Full` without room.
         """
         self._data = path / "data.mdb"
         self._path = path
@@ -177,7 +179,7 @@ class LmdbEngine:
         self._info = self._env.info
         self._run = self._shared.groups.run
         self._watches = threading.local()
-        self._all_watches: list[FileWatch] = []
+        self._closing = os.eventfd(0, os.EFD_CLOEXEC | os.EFD_NONBLOCK)
         self._closed = False
         _engines.add(self)
 
@@ -219,13 +221,13 @@ class LmdbEngine:
         if revision > since or timeout <= 0:
             return revision
         if watch is None:
-            threading.Event().wait(min(timeout, _POLL_SECONDS))
-        elif watch.wait(timeout):
+            select.select([self._closing], [], [], min(timeout, _POLL_SECONDS))
+        elif watch.wait(timeout, self._closing):
             # The event of the meta page may come a moment before readers can see the commit.
             for _ in range(50):
                 if self.revision() > since:
                     break
-                watch.wait(_SETTLE_SECONDS)
+                watch.wait(_SETTLE_SECONDS, self._closing)
         return self.revision()
 
     def _watch(self) -> FileWatch | None:
@@ -233,7 +235,6 @@ class LmdbEngine:
             self._watches.watch = None
             with contextlib.suppress(OSError):
                 self._watches.watch = FileWatch(str(self._data))
-                self._all_watches.append(self._watches.watch)
         watch: FileWatch | None = self._watches.watch
         return watch
 
@@ -266,10 +267,11 @@ class LmdbEngine:
 
         self._closed = True
         self._begin = self._info = self._run = gone
-        for watch in self._all_watches:
-            with contextlib.suppress(OSError):
-                watch.close()
-        self._all_watches.clear()
+        os.eventfd_write(self._closing, 1)
+
+    def __del__(self) -> None:
+        if hasattr(self, "_closing"):
+            os.close(self._closing)
 
 
 def _acquire(
