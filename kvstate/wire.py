@@ -19,7 +19,7 @@ import contextlib
 import os
 import socket
 from struct import Struct
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, NoReturn
 
 from kvstate.codec import Value, encode
 from kvstate.errors import InvalidValue, StateError, Unavailable, from_facts
@@ -105,30 +105,36 @@ class Channel:
         """
         try:
             data = self._buffer or self._receive(_RECEIVE_BYTES)
-            if len(data) >= 4 and _LENGTH.unpack_from(data)[0] == len(data) - 4:
-                self._buffer = b""
-                self._check_size(len(data) - 4)
-                return data[4:]
-            self.broken = True
+            if len(data) >= 4:
+                end = 4 + _LENGTH.unpack_from(data)[0]
+                if end - 4 > self.frame_bytes_max:
+                    self._refuse(end - 4)
+                if end <= len(data):  # as nearly always: one frame, and nothing else
+                    self._buffer = data[end:]
+                    return data[4:end]
             return self._receive_parts(data) if data else None
         except BlockingIOError:
+            self.broken = True
             raise Unavailable("connection", f"a frame stalled for {STALL_SECONDS} s") from None
         except OSError as error:
+            self.broken = True
             raise Unavailable("connection", os.strerror(error.errno or 0)) from None
 
-    def _check_size(self, size: int) -> None:
-        if size > self.frame_bytes_max:
-            raise InvalidValue(
-                "frame", f"{size} bytes are more than frame_bytes_max, {self.frame_bytes_max}"
-            )
+    def _refuse(self, size: int) -> NoReturn:
+        self.broken = True
+        raise InvalidValue(
+            "frame", f"{size} bytes are more than frame_bytes_max, {self.frame_bytes_max}"
+        )
 
     def _receive_parts(self, data: bytes) -> bytes:
         """Put a frame together from what comes; keep what comes after it."""
+        self.broken = True  # until it is whole
         self._limit_stall(STALL_SECONDS)
         while len(data) < 4:
             data += self._receive_some(_RECEIVE_BYTES)
         size = _LENGTH.unpack_from(data)[0]
-        self._check_size(size)
+        if size > self.frame_bytes_max:
+            self._refuse(size)
         parts = [data[4:]]
         missing = size - len(parts[0])
         while missing > 0:  # memory grows with what really came, not with what was announced

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 import threading
 from pathlib import Path
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING
 
 from kvstate.store import Store, open_store
 from kvstate.wire import default_socket
@@ -14,7 +14,7 @@ from kvstated.mounting import Mount
 from kvstated.notify import notify
 from kvstated.pidfile import PidFile
 from kvstated.revisions import Revisions
-from kvstated.server import Server
+from kvstated.server import STOP_SECONDS, Server
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Mapping
@@ -22,9 +22,6 @@ if TYPE_CHECKING:
     from kvstate.config import Config
 
 __all__ = ["Daemon"]
-
-DRAIN_SECONDS: Final = 5.0
-"""How long requests under way may take when the daemon is told to end."""
 
 log = logging.getLogger("kvstated")
 
@@ -95,11 +92,12 @@ class Daemon:
         # The mount and the clients each take their time: both at once.
         unmounting = threading.Thread(target=self._unmount)
         unmounting.start()
-        idle = self._server is None or self._server.stop(DRAIN_SECONDS)
+        idle = self._server is None or self._server.stop(STOP_SECONDS)
         unmounting.join()
         idle = idle and (self._jobs is None or self._jobs.idle)
-        if self._store is not None and idle:
-            self._store.close()
+        watched = self._revisions is not None and not self._revisions.join(0)
+        if self._store is not None and idle and not watched:
+            self._store.close()  # or else the process ends with it open: all is on disk
         self._pid_file.release()
         return idle
 

@@ -19,18 +19,21 @@ from struct import Struct
 from typing import TYPE_CHECKING, Final
 
 from kvstate.errors import Conflict, InvalidConfig, StateError, Unavailable
-from kvstate.wire import SOCKET_PATH_BYTES_MAX, Channel, encode_error
+from kvstate.wire import FRAME_BYTES_MAX, SOCKET_PATH_BYTES_MAX, Channel, encode_error
+from kvstated.revisions import Revisions
 from kvstated.session import Session
 
 if TYPE_CHECKING:
+    from collections.abc import Iterator
     from pathlib import Path
 
     from kvstate.store import Store
-    from kvstated.revisions import Revisions
 
-__all__ = ["Server"]
+__all__ = ["Server", "serving"]
 
 BACKLOG: Final = 1024
+STOP_SECONDS: Final = 5.0
+"""How long requests under way may take when it is to stop."""
 RETRY_SECONDS: Final = 0.1
 _CREDENTIALS = Struct("3i")  # pid, uid, gid: unix(7), SO_PEERCRED
 _NO_DESCRIPTOR = (errno.EMFILE, errno.ENFILE, errno.ENOBUFS, errno.ENOMEM)
@@ -183,6 +186,35 @@ class Server:
         except StateError as error:
             channel.send(encode_error(error))
             raise
+
+
+@contextlib.contextmanager
+def serving(
+    store: Store,
+    path: Path,
+    *,
+    mode: int = 0o600,
+    frame_bytes_max: int = FRAME_BYTES_MAX,
+    connections_max: int = 1024,
+) -> Iterator[Server]:
+    """Answer on a socket within this process, without the rest of the daemon."""
+    revisions = Revisions(store)
+    server = Server(
+        store,
+        revisions,
+        path=path,
+        mode=mode,
+        frame_bytes_max=frame_bytes_max,
+        connections_max=connections_max,
+    )
+    revisions.start()
+    try:
+        server.start()
+        yield server
+    finally:
+        revisions.stop()
+        server.stop(STOP_SECONDS)
+        revisions.join()
 
 
 def _answer(session: Session, body: bytes) -> bytes:
