@@ -11,6 +11,7 @@ unmounts. The folder stays: the next run finds everything there and copies nothi
 from __future__ import annotations
 
 import argparse
+import contextlib
 import os
 import shlex
 import signal
@@ -55,11 +56,13 @@ class Daemon:
         self.mount = folder / "mount"
         self.socket = folder / "kvstated.sock"
         self.log = folder / "kvstated.log"
-        self.mount.mkdir(parents=True, exist_ok=True)
+        folder.mkdir(parents=True, exist_ok=True)
+        with contextlib.suppress(FileExistsError):  # perhaps a dead mount: the daemon heals it
+            self.mount.mkdir()
         with socket.socket(socket.AF_UNIX, socket.SOCK_DGRAM) as ready, self.log.open("wb") as log:
             ready.bind(f"\0kvstate-demo-{os.getpid()}")
             ready.settimeout(0.1)
-            command = [sys.executable, "-m", "kvstated.main", "--store", str(folder / "store")]
+            command = [sys.executable, "-m", "kvstated", "--store", str(folder / "store")]
             command += ["--mount", str(self.mount), "--socket", str(self.socket)]
             # A session of its own: Ctrl-C is ours to handle, so that it always stops in order.
             self.process = subprocess.Popen(  # noqa: S603

@@ -33,17 +33,19 @@ FACE = "kvstate"
 LAYERS = (
     {"kvstate.errors", "kvstate.clock", "kvstate.names", "kvstate.version"},
     {"kvstate.settings", "kvstate.engine", "kvstate.codec", "kvstate.jsonview"},
-    {"kvstate.keyspace", "kvstate.records", "kvstate.journal"},
-    {"kvstate.state", "kvstate.blobs"},
+    {"kvstate.keyspace", "kvstate.records", "kvstate.places", "kvstate.journal", "kvstate.config"},
+    {"kvstate.state", "kvstate.staging", "kvstate.blobs"},
     {"kvstate.catalog"},
     {"kvstate.artifacts"},
     {"kvstate.lifecycle", "kvstate.check"},
     {"kvstate.store"},
-    {"kvstate.operations", "kvstate.wire", "kvstate.config", "kvstate.progress"},
-    {"kvstate.remote"},
-    {"kvstate.cli"},
+    {"kvstate.operations", "kvstate.wire"},
+    {"kvstate.client", "kvstate.transfer", "kvstate.remote"},
+    {"kvstate.progress", "kvstate.cli"},
     {"kvstatefs", "kvstated"},
 )
+# typing_extensions is what Python's own typing will be; type checkers bring it, nothing runs it.
+PYTHON = sys.stdlib_module_names | {"typing_extensions"}
 ONE_DOOR = ("cbor2", "xxhash")  # one file is the door of both
 IMPORT_NAMES = {"fusepy": "fuse"}  # where a distribution's name is not what it is imported as
 
@@ -124,7 +126,7 @@ def doors(imports, libraries):
     importers = defaultdict(set)
     for each in imports:
         library = top_of(each.target)
-        if library not in ROOTS and library not in sys.stdlib_module_names:
+        if library not in ROOTS and library not in PYTHON:
             importers[library].add(each.importer)
     for library, modules in sorted(importers.items()):
         if library not in libraries:
