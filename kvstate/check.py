@@ -252,7 +252,7 @@ class _Walk:
             if node is None or (node.parent, node.name) != (parent, name):
                 self.say("identity", f"identity {number}", f"it leads to {name!r}, which is not it")
         for number in self._nodes.keys() - self._places.keys():
-            self.say("identity", self._nodes[number].name, "its identity leads nowhere")
+            self.say("identity", self._nodes[number].name or "root", "its identity leads nowhere")
 
     def _compare_folders(self) -> None:
         shown: dict[int, list[int]] = {}

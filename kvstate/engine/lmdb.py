@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import gc
 import os
 import select
 import threading
@@ -21,6 +22,7 @@ import weakref
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import lmdb
+from lmdb._envid import env_keys
 
 from kvstate.engine.groups import Groups, Member
 from kvstate.engine.inotify import FileWatch
@@ -41,6 +43,8 @@ _READER_BYTES = 64
 _SPARE_TRANSACTIONS = 16
 _SETTLE_SECONDS = 0.002
 _POLL_SECONDS = 0.05
+_READER_CHECK_EVERY = 1024
+_FULL_BELOW_BYTES = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
 
@@ -103,6 +107,7 @@ class _Environment:
         self.env = env
         self.users = 1
         self.failed: str | None = None
+        self._commits = 0
         self.groups = Groups(self._commit)
 
     def _commit(self, members: list[Member[Any]]) -> None:
@@ -146,17 +151,24 @@ class _Environment:
         if not writer.writes:
             txn.abort()
             return
+        self._commits += 1
+        if self._commits % _READER_CHECK_EVERY == 0:
+            self.env.reader_check()
         try:
             txn.commit()
         except lmdb.Error as error:
             translated = _translated(error, self.path)
-            if not isinstance(translated, Full):
+            if not isinstance(translated, Full) and _disk_is_full(self.path):
+                translated = _full(self.path)
+            elif not isinstance(translated, Full):
                 self.failed = str(error)
             raise translated from error
 
 
 _environments: dict[tuple[int, int], _Environment] = {}
 _environments_lock = threading.Lock()
+_first_pid = os.getpid()
+_opened_here: set[object] = set()
 _engines: weakref.WeakSet[LmdbEngine] = weakref.WeakSet()
 
 
@@ -283,11 +295,13 @@ def _acquire(
             shared = _environments.get(_identity(data))
             if shared is not None:
                 shared.users += 1
+                shared.env.reader_check()
                 return shared
         elif read_only or not create:
             raise NotFound("store", str(path.parent))
         try:
             _reserve_lock_file(path, readers_max, read_only=read_only)
+            _forget_the_parents(data)
             env = lmdb.open(
                 str(path),
                 map_size=map_bytes,
@@ -297,6 +311,7 @@ def _acquire(
                 mode=0o600,
                 readonly=read_only,
                 create=False,
+                lib_version=0,
             )
             env.reader_check()
         except (lmdb.Error, OSError) as error:
@@ -304,6 +319,23 @@ def _acquire(
         shared = _Environment(path, env)
         _environments[_identity(data)] = shared
         return shared
+
+
+def _forget_the_parents(data: Path) -> None:
+    """Let a forked child open what its parent had open.
+
+    The binding refuses to open a file twice in one process and remembers the open ones in a set;
+    the set is inherited by a fork although LMDB's locks are not. There is no call to tell it, but
+    the set can be found among the interpreter's objects. If it ever cannot, opening is refused with
+    the binding's own words, and nothing else is lost.
+    """
+    if os.getpid() == _first_pid or not data.exists():
+        return
+    inherited = set(env_keys(data.parent, subdir=True)) - _opened_here  # type: ignore[no-untyped-call]
+    for found in gc.get_objects():
+        if type(found) is set and not inherited.isdisjoint(found) and found is not inherited:
+            found.difference_update(inherited)
+    _opened_here.update(inherited)
 
 
 def _identity(data: Path) -> tuple[int, int]:
@@ -323,6 +355,16 @@ def _reserve_lock_file(path: Path, readers_max: int, *, read_only: bool) -> None
         os.close(fd)
 
 
+def _disk_is_full(path: Path) -> bool:
+    """Say whether there is no room left: LMDB calls a short write an I/O error."""
+    found = os.statvfs(path)
+    return found.f_bfree * found.f_frsize < _FULL_BELOW_BYTES
+
+
+def _full(path: Path) -> Full:
+    return Full(f"store {str(path.parent)!r}", "no space left on its disk: free some, then go on")
+
+
 def _translated(error: Exception, path: Path) -> Exception:
     """Say an LMDB or system error in the store's own words."""
     code = getattr(error, "code", None) or getattr(error, "errno", None)
@@ -340,7 +382,7 @@ def _translated(error: Exception, path: Path) -> Exception:
     if isinstance(error, lmdb.ReadersFullError):
         return Unavailable(what, "all reader slots are taken: raise readers_max", retry=True)
     if code in _NO_ROOM:
-        return Full(what, "no space left on its disk: free some, then go on")
+        return _full(path)
     if isinstance(error, lmdb.ReadonlyError) or code in {errno.EACCES, errno.EPERM, errno.EROFS}:
         return Denied(f"writing {what}", os.strerror(code or errno.EROFS))
     if code == errno.ENOENT:
@@ -357,6 +399,7 @@ def _after_fork() -> None:
     global _environments_lock  # noqa: PLW0603  (the parent's lock may be held for ever)
     _environments_lock = threading.Lock()
     _environments.clear()
+    _opened_here.clear()
     for engine in list(_engines):
         engine._let_go("it was opened before a fork: open it again in this process")  # noqa: SLF001
 
