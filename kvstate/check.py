@@ -33,6 +33,7 @@ from kvstate.blobs import FILE, INLINE, TIERS, Blob
 from kvstate.catalog import File, Folder, unpack
 from kvstate.codec import decode, digest, unseal
 from kvstate.errors import NotFound, StateError
+from kvstate.journal import unpack_entries
 from kvstate.keyspace import ROOT_ID, parse_due, parse_expiry, parse_journal
 from kvstate.records import SPILLED, open_envelope
 from kvstate.staging import BLOCK_BYTES, file_name
@@ -213,7 +214,7 @@ class _Walk:
     def _journal(self, key: bytes, data: bytes) -> None:
         envelope = open_envelope(key, data)
         revision, chunk = parse_journal(key)
-        start, _actor, entries = decode(envelope.payload)
+        start, _actor, entries = unpack_entries(envelope.payload)
         if self._last_journal is not None:
             last, last_chunk, end = self._last_journal
             if (revision, chunk) not in {(last + 1, 0), (last, last_chunk + 1)}:

@@ -35,6 +35,7 @@ __all__ = [
     "decode",
     "digest",
     "encode",
+    "encode_plain",
     "seal",
     "unseal",
 ]
@@ -123,6 +124,10 @@ def encode(value: Value) -> bytes:
         if isinstance(error, InvalidValue):
             raise
         raise InvalidValue("value", f"{type(value).__name__} cannot be kept: {error}") from None
+
+
+encode_plain: Callable[[object], bytes] = cbor2.dumps
+"""Give the bytes of what the store itself put together, unchecked: faster than `encode`."""
 
 
 def _tag(tag: cbor2.CBORTag, _immutable: bool, /) -> Value:  # noqa: FBT001  (cbor2 calls it so)

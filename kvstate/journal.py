@@ -6,12 +6,12 @@ trimming always leaves that one.
 
 A record (key ``J revision chunk``) holds up to `CHUNK_ENTRIES` entries of one revision:
 
-    [start, actor, [[kind, scope, name, value, previous, why], ...]]
+    start(8)  [actor, [[kind, scope, name, value, previous, why], ...]]
 
-``start`` counts the journal's bytes before this record since the store was made; so the size of what
-is left is known from its first and last record. ``value`` and ``previous`` are CBOR bytes, or None,
-or ``[blob]`` for a value that spilled; the journal holds a reference to such a blob until it is
-trimmed.
+``start`` counts the journal's bytes before this record since the store was made; so the size of
+what is left is known from its first and last record. ``value`` and ``previous`` are CBOR bytes, or
+None, or ``[blob]`` for a value that spilled; the journal holds a reference to such a blob until it
+is trimmed.
 """
 
 from __future__ import annotations
@@ -21,16 +21,17 @@ import os
 import threading
 import time
 from contextlib import contextmanager
+from struct import Struct
 from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
 
 from kvstate.clock import SECOND, datetime_of
-from kvstate.codec import Value, decode, encode
+from kvstate.codec import Value, decode, encode_plain
 from kvstate.errors import Compacted, StateError
 from kvstate.keyspace import journal_key, parse_journal
 from kvstate.records import open_envelope, seal_envelope
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from kvstate.clock import Clock
@@ -38,7 +39,7 @@ if TYPE_CHECKING:
     from kvstate.records import Envelope
     from kvstate.settings import StoreSettings
 
-__all__ = ["Change", "Event", "Journal", "Spilled"]
+__all__ = ["Change", "Event", "Journal", "Spilled", "unpack_entries"]
 
 T = TypeVar("T")
 
@@ -47,6 +48,7 @@ IDS_PER_REVISION = 4096
 _TRIM_EVERY = 64
 _TRIM_RECORDS = 256
 _PAGE = 256
+_START = Struct(">Q")
 _FIRST = journal_key(0)
 _LAST = journal_key(2**64 - 1, 2**16 - 1)
 
@@ -55,8 +57,8 @@ class Event(NamedTuple):
     """One change: what `Store.journal` and `Store.watch` give.
 
     ``kind`` is set, delete, expire for keys (``scope`` is the namespace); put, update, remove,
-    rename, move, restore, purge, mkdir, rmdir for artifacts (``scope`` is empty, ``name`` the path).
-    ``value`` and ``previous`` are a key's values, or mappings that describe the artifact.
+    rename, move, restore, purge, mkdir, rmdir for artifacts (``scope`` is empty, ``name`` the
+    path). ``value`` and ``previous`` are a key's values, or mappings that describe the artifact.
     """
 
     revision: int
@@ -193,7 +195,8 @@ class Journal:
         for chunk, first in enumerate(range(0, len(entries), CHUNK_ENTRIES)):
             part = entries[first : first + CHUNK_ENTRIES]
             key = journal_key(change.revision, chunk)
-            body = encode([start, change.actor, [_packed(entry) for entry in part]])
+            packed = [_packed(entry) for entry in part]
+            body = _START.pack(start) + encode_plain([change.actor, packed])
             change.seal(key, body)
             start += len(key) + len(body)
 
@@ -207,7 +210,7 @@ class Journal:
         trimmed = 0
         for key, data in list(_page(change.tx, _FIRST, records_max)):
             envelope = open_envelope(key, data)
-            start, _, entries = decode(envelope.payload)
+            start, _, entries = unpack_entries(envelope.payload)
             if parse_journal(key)[0] >= newest:
                 break
             if end - start <= self._bytes_max and envelope.updated_ns >= oldest_ns:
@@ -279,7 +282,7 @@ class Journal:
 
     def _events_of(self, key: bytes, data: bytes) -> Iterator[Event]:
         envelope = open_envelope(key, data)
-        _, actor, entries = decode(envelope.payload)
+        _, actor, entries = unpack_entries(envelope.payload)
         for kind, scope, name, value, previous, why in entries:
             yield Event(
                 parse_journal(key)[0],
@@ -299,15 +302,24 @@ class Journal:
         return decode(self.load(raw[0]) if isinstance(raw, list) else raw)
 
 
-def _packed(entry: Entry) -> list[Any]:
-    return [[part.blob] if isinstance(part, Spilled) else part for part in entry]
+def _packed(entry: Entry) -> Sequence[Any]:
+    value, previous = entry[3], entry[4]
+    if isinstance(value, Spilled) or isinstance(previous, Spilled):
+        return [list(part) if isinstance(part, Spilled) else part for part in entry]
+    return entry
+
+
+def unpack_entries(payload: bytes) -> tuple[int, str, list[list[Any]]]:
+    """Give a record's start, actor and entries."""
+    actor, entries = decode(payload[_START.size :])
+    return _START.unpack_from(payload)[0], actor, entries
 
 
 def _last(tx: Reader) -> tuple[int, int] | None:
     """Give the newest revision, and the journal's bytes up to its end."""
     for key, data in tx.scan(_FIRST, _LAST, reverse=True):
         payload = open_envelope(key, data).payload
-        return parse_journal(key)[0], decode(payload)[0] + len(key) + len(payload)
+        return parse_journal(key)[0], _START.unpack_from(payload)[0] + len(key) + len(payload)
     return None
 
 

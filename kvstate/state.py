@@ -214,6 +214,8 @@ class Namespace(MutableMapping[str, Value]):
         self._get = state.engine.get
         self._number: int | None = None
         self._prefix = b""
+        self._record_key = namespace_key(self._name_bytes)
+        self._record: tuple[bytes, int] = b"", 0
 
     def __repr__(self) -> str:
         return f"<kvstate namespace {self.name!r}>"
@@ -378,16 +380,20 @@ class Namespace(MutableMapping[str, Value]):
         data = check_key(key)
         payload = encode(value)
         state = self._state
-        deadline_ns(state.clock.now_ns(), ttl, expires_at)
+        if ttl is not None or expires_at is not None:
+            deadline_ns(
+                state.clock.now_ns(), ttl, expires_at
+            )  # refuse it before anything is written
 
         def run(change: Change, stored: bytes | Spilled) -> int:
-            number = state.make(self.name, change)
-            old = _live(change, state_prefix(number) + data)
+            number = self._made(change)
+            found = change.open(state_prefix(number) + data)
+            old = None if found is None or _expired(found, change.at_ns) else found
             _check_conditions(key, old, if_revision, if_absent=if_absent, if_present=if_present)
             expires_ns = deadline_ns(change.at_ns, ttl, expires_at)
             if keep_ttl and not expires_ns and old is not None:
                 expires_ns = old.expires_ns
-            self._put(change, number, key, stored, expires_ns)
+            self._put(change, number, key, data, stored, expires_ns, found)
             return change.revision
 
         if len(payload) <= state.inline_bytes_max:
@@ -430,22 +436,39 @@ class Namespace(MutableMapping[str, Value]):
         deadline_ns(state.clock.now_ns(), ttl, expires_at)
 
         def run(change: Change) -> int:
-            number = state.make(self.name, change)
+            number = self._made(change)
+            prefix = state_prefix(number)
             expires_ns = deadline_ns(change.at_ns, ttl, expires_at)
             for key, payload in payloads.items():
-                self._put(change, number, key, payload, expires_ns)
+                data = key.encode()
+                found = change.open(prefix + data)
+                self._put(change, number, key, data, payload, expires_ns, found)
             return change.revision
 
         return state.journal.commit(run) if payloads else state.journal.revision()
 
+    def _made(self, change: Change) -> int:
+        """Give the namespace's identity within a change; make the namespace if it is not there."""
+        record = change.tx.get(self._record_key)
+        if record is not None and record == self._record[0]:
+            return self._record[1]
+        number = self._state.make(self.name, change)
+        if record is not None:
+            self._record = record, number
+        return number
+
     def _put(
-        self, change: Change, number: int, key: str, value: bytes | Spilled, expires_ns: int
+        self,
+        change: Change,
+        number: int,
+        key: str,
+        data: bytes,
+        value: bytes | Spilled,
+        expires_ns: int,
+        old: Envelope | None,
     ) -> None:
-        """Write a key's record, its expiry and its journal entry."""
-        data = key.encode()
+        """Write a key's record, its expiry and its journal entry; ``old`` is what was there."""
         full = state_prefix(number) + data
-        record = change.tx.get(full)
-        old = None if record is None else open_envelope(full, record)
         created_ns = change.at_ns
         previous: bytes | Spilled | None = None
         if old is not None:
