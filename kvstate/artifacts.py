@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 import stat
+from copy import deepcopy
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, TypeAlias
 
@@ -552,8 +553,8 @@ class Artifacts:
             file.modified_ns,
             file.accessed_ns,
             self._due_at_ns(file),
-            file.metadata,
-            file.holds,
+            deepcopy(file.metadata),
+            deepcopy(file.holds),
             file.revision,
         )
 
