@@ -1,0 +1,9 @@
+"""``python -m kvstatefs``: the command `kvstatefs`."""
+
+from __future__ import annotations
+
+import sys
+
+from kvstatefs.main import main
+
+sys.exit(main())

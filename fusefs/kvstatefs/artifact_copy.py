@@ -1,0 +1,197 @@
+"""The working copy of an artifact: an existing one, or one that is to be made."""
+
+from __future__ import annotations
+
+import errno
+import stat
+from typing import TYPE_CHECKING, Final
+
+from kvstate.errors import Exists, NotFound
+from kvstate.staging import Staging
+from kvstatefs.artifact_records import content_name
+from kvstatefs.copies import WorkingCopy
+from kvstatefs.nodes import PENDING, Attributes, Caller, Changes, node_number, refuse
+from kvstatefs.reading import ReadHandle
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvstate.catalog import File
+    from kvstatefs.artifact_records import ArtifactRecords
+
+__all__ = ["ArtifactCopy", "Making"]
+
+_COPY_BYTES: Final = 1 << 20
+
+
+class Making:
+    """What a file is made with: its number until it is stored, its mode and its owner."""
+
+    def __init__(self, number: int, mode: int, caller: Caller) -> None:
+        self.number = number
+        self.mode = stat.S_IFREG | stat.S_IMODE(mode)
+        self.uid, self.gid = caller
+        self.accessed_ns = 0
+        self.xattrs: dict[str, bytes] = {}
+
+
+class ArtifactCopy(WorkingCopy[Staging]):
+    """The content of an artifact while it is being written."""
+
+    def __init__(
+        self,
+        records: ArtifactRecords,
+        place: tuple[int, str],
+        base: File | None,
+        making: Making,
+        *,
+        tier: int | None,
+        fresh: bool,
+        stored: Callable[[ArtifactCopy, File], None],
+    ) -> None:
+        """Be the copy of ``base``, or (None) of a file that is to be made.
+
+        ``tier`` is where it is to be stored; None leaves it where it is. ``stored`` is called when
+        it has a record for the first time.
+        """
+        self.parent, self.name = place
+        self.base = base
+        self.making = making
+        self.tier = tier
+        self.replaces = False
+        """Whether it was renamed over its base: then what it was made with counts."""
+        self._records = records
+        self._on_stored = stored
+        super().__init__(records.store.clock, fresh=fresh)
+
+    @property
+    def unmade(self) -> bool:
+        """Whether its own mode, owner and times wait for it to be stored."""
+        return self.base is None or self.replaces
+
+    def visible_in(self, tier: int | None) -> bool:
+        """Whether a tier's view (None: `all/`) shows the file on behalf of its writers."""
+        if tier is None or self.tier == tier:
+            return True
+        return self.base.tier == tier if self.base else self.tier is None and tier == 0
+
+    def _stage(self) -> Staging:
+        tier = self.tier if self.tier is not None else (self.base.tier if self.base else 0)
+        return self._records.store.blobs.staging(tier)
+
+    def _load(self, staged: Staging) -> None:
+        assert self.base is not None
+        handle = ReadHandle(self._records, self._records.fetch(self.base.id) or self.base)
+        while data := handle.read(staged.size, _COPY_BYTES):
+            staged.write(staged.size, data)
+        self.base = handle.file
+
+    def _outdated(self) -> bool:
+        if self.base is None:
+            return False
+        newer = self._records.fetch(self.base.id)
+        return newer is not None and newer.blob != self.base.blob
+
+    def _stored_size(self) -> int:
+        if self.base is None:
+            return 0
+        newer = None if self._staged else self._records.fetch(self.base.id)
+        return (newer or self.base).size
+
+    def _store(self, staged: Staging) -> bytes:
+        base = self.base
+        known = None if base is None else self._records.fetch(base.id)
+        tier = self.tier if self.tier is not None else (known.tier if known else 0)
+        append = self.appended and known is not None and known.blob == (base and base.blob)
+        try:
+            file = self._commit(staged, tier, expect=base.id if base else None, append=append)
+        except NotFound:
+            if base is None:
+                raise
+            # Another process removed it meanwhile: what was written here is not lost with it.
+            try:
+                file = self._commit(staged, tier, expect=None)
+            except Exists:
+                refuse(errno.ESTALE, "another file has taken the name")
+        self._stored(file)
+        return content_name(file)
+
+    def _commit(
+        self, staged: Staging, tier: int, *, expect: int | None, append: bool = False
+    ) -> File:
+        return self._records.store.artifacts.commit_file(
+            self.parent,
+            self.name,
+            staged,
+            tier=tier,
+            mode=self.making.mode,
+            uid=self.making.uid,
+            gid=self.making.gid,
+            append=append,
+            replace=expect is not None or self.base is None,
+            expect=expect,
+            modified_ns=self.modified_ns,
+        )
+
+    def _stored(self, file: File) -> None:
+        """Take note of the new record, and apply what was set while there was none."""
+        making, catalog = self.making, self._records.catalog
+        is_new = self.base is None or self.base.id != file.id
+        changes: dict[str, int] = {}
+        wanted = (making.mode, making.uid, making.gid)
+        if self.replaces and (file.mode, file.uid, file.gid) != wanted:
+            changes = {"mode": making.mode, "uid": making.uid, "gid": making.gid}
+        if making.accessed_ns:
+            changes["accessed_ns"] = making.accessed_ns
+        self.base, self.tier, self.replaces, making.accessed_ns = file, None, False, 0
+        self.parent, self.name = file.parent, file.name
+        if is_new:
+            self._on_stored(self, file)
+        if changes:
+            catalog.set_attributes(file.id, **changes)
+        while making.xattrs:
+            name, value = making.xattrs.popitem()
+            catalog.set_xattr(file.id, name, value)
+
+    def set(self, changes: Changes) -> Changes:
+        """Change what waits for the file to be stored; give what is left to change at once."""
+        with self.lock:
+            if self.dirty and changes.modified_ns is not None:
+                self.modified_ns = changes.modified_ns
+                changes = changes._replace(modified_ns=None)
+            if not self.unmade:
+                return changes
+            making = self.making
+            if changes.mode is not None:
+                making.mode = stat.S_IFREG | stat.S_IMODE(changes.mode)
+            if changes.uid is not None:
+                making.uid = changes.uid
+            if changes.gid is not None:
+                making.gid = changes.gid
+            if changes.accessed_ns is not None:
+                making.accessed_ns = changes.accessed_ns
+            return Changes()
+
+    def attributes(self) -> Attributes:
+        """Give the attributes of the file as its writers see it."""
+        with self.lock:
+            base, making = self.base, self.making
+            if base is not None and not self.replaces:
+                found = self._records.attributes(self._records.fetch(base.id) or base)
+                if self.dirty:
+                    now_ns = self.modified_ns
+                    found = found._replace(modified_ns=now_ns, changed_ns=now_ns)
+                return found._replace(size=self.size, content=None, lasting=False)
+            number = node_number(PENDING, making.number)
+            return Attributes(
+                number if base is None else base.id,
+                number if base is None else self._records.inodes.get(base.id, base.id),
+                making.mode,
+                self.size,
+                making.uid,
+                making.gid,
+                making.accessed_ns or self.modified_ns,
+                self.modified_ns,
+                self.modified_ns,
+                lasting=False,
+            )

@@ -1,0 +1,124 @@
+"""Artifacts' records for the view: the newest state by identity, its attributes, its content."""
+
+from __future__ import annotations
+
+import threading
+from typing import TYPE_CHECKING, Final
+from weakref import WeakValueDictionary
+
+from kvstate.catalog import File
+from kvstatefs.nodes import Attributes
+
+if TYPE_CHECKING:
+    from kvstate.blobs import BlobReader, Blobs
+    from kvstate.store import Store
+
+__all__ = ["ArtifactRecords", "Readers", "Version", "content_name"]
+
+_RECENT_READERS: Final = 64
+_RECENT_RECORDS: Final = 20_000
+
+
+def content_name(file: File) -> bytes:
+    """Give what names an artifact's content: the same name, the same bytes."""
+    return file.blob or b"empty"
+
+
+class Version:
+    """A number that changes with every change, by anybody, that a lookup could notice.
+
+    It adds the engine's own number of commits to the number of changes that are only in this mount.
+    """
+
+    def __init__(self, store: Store) -> None:
+        self._revision = store.engine.revision
+        self._changes = 0
+        self._lock = threading.Lock()
+
+    def __call__(self) -> int:
+        """Give the number."""
+        return self._revision() + self._changes
+
+    def touch(self) -> None:
+        """Take note of a change that is not in the store."""
+        with self._lock:
+            self._changes += 1
+
+
+class Readers:
+    """Opened contents, shared by all who read the same bytes; a few are kept for the next one.
+
+    A reader is closed when the last reference to it goes: a read that still runs holds one.
+    """
+
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
+        self._open: WeakValueDictionary[bytes, BlobReader] = WeakValueDictionary()
+        self._recent: dict[bytes, BlobReader] = {}
+
+    def take(self, blob: bytes) -> BlobReader:
+        """Give a reader of this blob; `NotFound` when it is gone."""
+        reader = self._open.get(blob)
+        if reader is None:
+            reader = self._open[blob] = self._blobs.reader(blob)
+            if len(self._recent) >= _RECENT_READERS:
+                self._recent = {}
+            self._recent[blob] = reader
+        return reader
+
+    def forget_recent(self) -> None:
+        """Let go of contents that nobody has open: they may have been deleted."""
+        self._recent = {}
+
+
+class ArtifactRecords:
+    """The newest records of artifacts, kept until anything changes."""
+
+    def __init__(self, store: Store, version: Version) -> None:
+        self.store = store
+        self.catalog = store.catalog
+        self.version = version
+        self.readers = Readers(store.blobs)
+        self.inline_bytes_max = store.settings.inline_bytes_max
+        self.inodes: dict[int, int] = {}
+        """Inode numbers that differ from the identity: of files that this mount made."""
+        # Swapped whole: a thread that is late writes to a memory of the past.
+        self._memory: tuple[int, dict[int, File]] = (-1, {})
+
+    def remember(self, file: File, version: int) -> None:
+        """Keep a record that was read when the version was this."""
+        known_version, known = self._memory
+        if version != known_version or len(known) > _RECENT_RECORDS:
+            known = {}
+            self._memory = (version, known)
+            self.readers.forget_recent()
+        known[file.id] = file
+
+    def fetch(self, identity: int) -> File | None:
+        """Give the newest record of an artifact; None when it is gone."""
+        version = self.version()
+        known_version, known = self._memory
+        if version == known_version:
+            found = known.get(identity)
+            if found is not None:
+                return found
+        node = self.catalog.node(identity)
+        if not isinstance(node, File):
+            return None
+        self.remember(node, version)
+        return node
+
+    def attributes(self, file: File) -> Attributes:
+        """Give an artifact's attributes as they are stored."""
+        return Attributes(
+            file.id,
+            self.inodes.get(file.id, file.id),
+            file.mode,
+            file.size,
+            file.uid,
+            file.gid,
+            file.accessed_ns,
+            file.modified_ns,
+            file.changed_ns,
+            content_name(file),
+        )

@@ -1,0 +1,174 @@
+"""The root of the tree, `pipelines/`, and what the store says of itself below `.kvstate/`."""
+
+from __future__ import annotations
+
+import errno
+import os
+import stat
+import time
+from typing import TYPE_CHECKING, Final
+
+from kvstate.jsonview import to_json
+from kvstatefs.journal_file import JournalIndex
+from kvstatefs.listing import Listed, Listing, Page
+from kvstatefs.nodes import (
+    CONTROL,
+    ROOT,
+    Attributes,
+    never,
+    node_number,
+    os_error,
+    refuse,
+)
+from kvstatefs.views import PlainView
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvstate.store import Store
+    from kvstatefs.nodes import Handle
+
+__all__ = ["ControlView"]
+
+PIPELINES: Final = node_number(CONTROL, 2)
+OWN: Final = node_number(CONTROL, 3)
+STATS: Final = node_number(CONTROL, 4)
+JOURNAL: Final = node_number(CONTROL, 5)
+
+_STATS_SECONDS: Final = 1.0
+_FOLDER: Final = stat.S_IFDIR | 0o555
+_FILE: Final = stat.S_IFREG | 0o444
+
+
+class ComputedHandle:
+    """A file of `.kvstate/` open for reading."""
+
+    content: bytes | None = None
+    slow = True
+
+    def __init__(
+        self, read: Callable[[int, int], bytes], attributes: Callable[[], Attributes]
+    ) -> None:
+        self.read = read
+        self.attributes = attributes
+
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Refuse."""
+        del offset, data
+        refuse(errno.EBADF)
+
+    def truncate(self, size: int) -> None:
+        """Refuse."""
+        del size
+        refuse(errno.EBADF)
+
+    def flush(self, held: Callable[[], bool] = never) -> bytes | None:
+        """Do nothing: nothing was written."""
+        del held
+        return None
+
+    def release(self) -> None:
+        """Let go."""
+
+
+class ControlView(PlainView):
+    """The fixed folders, and the files that the store computes."""
+
+    def __init__(self, store: Store, parts: dict[str, int]) -> None:
+        """Take the folders of the root that other views have."""
+        self._store = store
+        self._names: dict[int, dict[str, int]] = {
+            ROOT: {**parts, "pipelines": PIPELINES, ".kvstate": OWN},
+            PIPELINES: {},
+            OWN: {"stats.json": STATS, "journal.jsonl": JOURNAL},
+        }
+        self._uid, self._gid = os.getuid(), os.getgid()
+        self._started_ns = store.clock.now_ns()
+        self._index: JournalIndex | None = None
+        self._stats: tuple[float, bytes] = (0.0, b"")
+
+    def child(self, parent: int, name: str) -> int | None:
+        """Give the node of a fixed name, if there is one; another view may have it."""
+        return self._names.get(parent, {}).get(name)
+
+    def lookup(self, parent: int, name: str) -> Attributes:
+        """Give what has this name in a fixed folder."""
+        if parent not in self._names:
+            refuse(errno.ENOTDIR)
+        node = self.child(parent, name)
+        if node is None:
+            refuse(errno.ENAMETOOLONG if len(name.encode()) > 255 else errno.ENOENT)
+        return self.getattr(node)
+
+    def getattr(self, node: int) -> Attributes:
+        """Give a node's attributes."""
+        if node in self._names:
+            return self._attributes(node, _FOLDER, 0, links=2)
+        return self._attributes(node, _FILE, self._size(node), lasting=False)
+
+    def _attributes(
+        self, node: int, mode: int, size: int, *, links: int = 1, lasting: bool = True
+    ) -> Attributes:
+        now_ns = self._started_ns if lasting else self._store.clock.now_ns()
+        shown = 1 if node == ROOT else node
+        times = (now_ns, now_ns, now_ns)
+        return Attributes(
+            node,
+            shown,
+            mode,
+            size,
+            self._uid,
+            self._gid,
+            *times,
+            links=links,
+            lasting=lasting,
+        )
+
+    def _size(self, node: int) -> int:
+        if node == STATS:
+            return len(self._stats_text())
+        if node == JOURNAL:
+            return self._journal().size()
+        raise os_error(errno.ENOENT)
+
+    def _stats_text(self) -> bytes:
+        made, text = self._stats
+        now = time.monotonic()
+        if not text or now - made > _STATS_SECONDS:
+            text = to_json(self._store.stats(), indent=2).encode() + b"\n"
+            self._stats = (now, text)
+        return text
+
+    def _journal(self) -> JournalIndex:
+        if self._index is None:
+            self._index = JournalIndex(self._store)
+        return self._index
+
+    def listing(self, node: int) -> Listing:
+        """Open a fixed folder for listing."""
+        if node not in self._names:
+            refuse(errno.ENOTDIR)
+        entries = [
+            Listed(name, child, _FILE if child in {STATS, JOURNAL} else _FOLDER)
+            for name, child in sorted(self._names[node].items())
+        ]
+        return Listing(lambda _: Page(entries, None))
+
+    def open(self, node: int, flags: int) -> Handle:
+        """Open a computed file for reading."""
+        if node in self._names:
+            refuse(errno.EISDIR)
+        if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
+            refuse(errno.EACCES)
+        if node == JOURNAL:
+            if not self._journal().whole():
+                self._index = None
+            index = self._journal()
+            return ComputedHandle(
+                index.read, lambda: self._attributes(node, _FILE, index.size(), lasting=False)
+            )
+        text = self._stats_text()
+        return ComputedHandle(
+            lambda offset, size: text[offset : offset + size],
+            lambda: self._attributes(node, _FILE, len(text), lasting=False),
+        )

@@ -1,0 +1,202 @@
+"""All artifacts by their identity, whatever folder and tier they are in, and the unstored ones."""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+import stat
+from typing import TYPE_CHECKING, Final, NoReturn
+from weakref import WeakValueDictionary
+
+from kvstate.catalog import File
+from kvstatefs.artifact_copy import ArtifactCopy, Making
+from kvstatefs.artifact_records import ArtifactRecords
+from kvstatefs.attributes import computed_of_file, user_attribute
+from kvstatefs.copies import Copies, WriteHandle
+from kvstatefs.nodes import (
+    PENDING,
+    Attributes,
+    Caller,
+    Changes,
+    identity_of,
+    node_number,
+    refuse,
+    tag_of,
+)
+from kvstatefs.reading import ReadHandle
+from kvstatefs.views import PlainView
+
+if TYPE_CHECKING:
+    from kvstate.store import Store
+    from kvstatefs.artifact_records import Version
+    from kvstatefs.nodes import Handle
+
+__all__ = ["Files"]
+
+_INODES_KEPT: Final = 65_536
+
+
+class Files(PlainView):
+    """The artifacts, and the files that are not stored yet."""
+
+    def __init__(self, store: Store, version: Version) -> None:
+        self.store = store
+        self.records = ArtifactRecords(store, version)
+        self.copies: Copies[ArtifactCopy] = Copies(version.touch)
+        self._unstored: WeakValueDictionary[int, ArtifactCopy] = WeakValueDictionary()
+        self._numbers = itertools.count(1)
+
+    # Working copies
+
+    def share(
+        self,
+        place: tuple[int, str],
+        base: File | None,
+        *,
+        tier: int | None = None,
+        mode: int = 0o644,
+        caller: Caller | None = None,
+        fresh: bool,
+    ) -> tuple[ArtifactCopy, bool]:
+        """Let one more writer write to an artifact, or to a file that is to be made at a place.
+
+        Give the working copy, and whether it is new.
+        """
+
+        def make() -> ArtifactCopy:
+            number = next(self._numbers)
+            making = Making(number, mode, caller or Caller(0, 0))
+            copy = ArtifactCopy(
+                self.records, place, base, making, tier=tier, fresh=fresh, stored=self._adopt
+            )
+            self._unstored[number] = copy
+            return copy
+
+        keys = (place,) if base is None else (place, base.id)
+        return self.copies.share(keys, make)
+
+    def _adopt(self, copy: ArtifactCopy, file: File) -> None:
+        """Let a working copy belong to its first record, and keep the inode number it had."""
+        inodes = self.records.inodes
+        while len(inodes) >= _INODES_KEPT:
+            oldest = next(iter(inodes))
+            shown = inodes.pop(oldest)
+            if self.copies.find(oldest) is not None:
+                inodes[oldest] = shown
+        inodes[file.id] = node_number(PENDING, copy.making.number)
+        if not copy.unlinked:
+            self.copies.rekey(copy, file.id)
+
+    def writing(self, copy: ArtifactCopy, flags: int) -> WriteHandle[ArtifactCopy]:
+        """Give a handle to a writer that has joined a working copy."""
+        handle = WriteHandle(self.copies, copy, append=bool(flags & os.O_APPEND))
+        if flags & os.O_TRUNC:
+            try:
+                copy.empty()
+            except BaseException:
+                handle.release()
+                raise
+        return handle
+
+    def _file(self, node: int) -> File | ArtifactCopy:
+        """Give the record behind a node, or the working copy when there is no record yet."""
+        identity = identity_of(node)
+        if tag_of(node) == PENDING:
+            copy = self._unstored.get(identity)
+            if copy is None:
+                refuse(errno.ENOENT)
+            if copy.base is None:
+                return copy
+            identity = copy.base.id
+        file = self.records.fetch(identity)
+        if file is None:
+            refuse(errno.ENOENT)
+        return file
+
+    def _copy(self, file: File | ArtifactCopy) -> ArtifactCopy | None:
+        return file if isinstance(file, ArtifactCopy) else self.copies.find(file.id)
+
+    def has_writers(self, node: int) -> bool:
+        """Whether somebody has the file open for writing."""
+        return bool(self.copies) and self._copy(self._file(node)) is not None
+
+    # The operations
+
+    def lookup(self, parent: int, name: str) -> NoReturn:
+        """Refuse: a file has nothing below it."""
+        del parent, name
+        refuse(errno.ENOTDIR)
+
+    def listing(self, node: int) -> NoReturn:
+        """Refuse: a file is no folder."""
+        del node
+        refuse(errno.ENOTDIR)
+
+    def getattr(self, node: int) -> Attributes:
+        """Give a file's attributes; while it is being written, the size of the working copy."""
+        file = self._file(node)
+        copy = self._copy(file)
+        if copy is not None:
+            return copy.attributes()
+        assert isinstance(file, File)
+        return self.records.attributes(file)
+
+    def open(self, node: int, flags: int) -> Handle:
+        """Pin the content for a reader, or join the working copy for a writer."""
+        file = self._file(node)
+        reads = flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC
+        if isinstance(file, ArtifactCopy):
+            if reads:
+                return ReadHandle(self.records, None, file)
+            copy, _ = self.share((file.parent, file.name), None, fresh=True)
+        else:
+            if reads:
+                return ReadHandle(self.records, file)
+            copy, _ = self.share((file.parent, file.name), file, fresh=False)
+        return self.writing(copy, flags)
+
+    def setattr(self, node: int, changes: Changes) -> Attributes:
+        """Change attributes; of a file that is not stored yet, when it is."""
+        if changes.size is not None:
+            handle = self.open(node, os.O_WRONLY)
+            try:
+                handle.truncate(changes.size)
+                handle.flush()
+            finally:
+                handle.release()
+            changes = changes._replace(size=None)
+        copy = self._copy(self._file(node))
+        if copy is not None:
+            changes = copy.set(changes)
+        wanted = {name: value for name, value in changes._asdict().items() if value is not None}
+        file = self._file(node)
+        if wanted and isinstance(file, File):
+            self.store.catalog.set_attributes(file.id, **wanted)
+        return self.getattr(node)
+
+    def readlink(self, node: int) -> str:
+        """Give what a symbolic link says."""
+        file = self._file(node)
+        if isinstance(file, ArtifactCopy) or not stat.S_ISLNK(file.mode):
+            refuse(errno.EINVAL)
+        handle = ReadHandle(self.records, file)
+        return handle.read(0, file.size).decode("utf-8", "surrogateescape")
+
+    def xattrs(self, node: int) -> dict[str, bytes]:
+        """Give a file's own attributes and those that are computed."""
+        file = self._file(node)
+        if isinstance(file, ArtifactCopy):
+            return dict(file.making.xattrs)
+        return {**file.xattrs, **computed_of_file(self.store, file)}
+
+    def setxattr(self, node: int, name: str, value: bytes | None, flags: int) -> None:
+        """Set or remove one of a file's own attributes."""
+        user_attribute(name, value, self.xattrs(node), flags)
+        file = self._file(node)
+        if not isinstance(file, ArtifactCopy):
+            self.store.catalog.set_xattr(file.id, name, value)
+        elif value is None:
+            del file.making.xattrs[name]
+        else:
+            file.making.xattrs[name] = value

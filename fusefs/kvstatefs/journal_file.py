@@ -1,0 +1,126 @@
+"""`.kvstate/journal.jsonl`: the journal as a file that grows, one JSON object a line.
+
+The text is made as it is read. An index remembers, every so many bytes, which revision begins
+there, so that any offset is found without beginning at the front. An index keeps its offsets for as
+long as someone has the file open; when the journal's front was trimmed, the next open makes a new
+one, which begins at what is left.
+"""
+
+from __future__ import annotations
+
+import bisect
+import errno
+import threading
+from typing import TYPE_CHECKING, Final, NamedTuple
+
+from kvstate.clock import datetime_of
+from kvstate.errors import Compacted
+from kvstate.jsonview import to_json
+from kvstatefs.nodes import refuse
+
+if TYPE_CHECKING:
+    from kvstate.journal import Event
+    from kvstate.store import Store
+
+__all__ = ["JournalIndex", "line_of"]
+
+_MARK_BYTES: Final = 64 * 1024
+
+
+def line_of(event: Event) -> bytes:
+    """Give an event's line."""
+    facts = {
+        "revision": event.revision,
+        "at": datetime_of(event.at_ns).isoformat(),
+        "kind": event.kind,
+        "scope": event.scope,
+        "name": event.name,
+        "value": event.value,
+        "previous": event.previous,
+        "actor": event.actor,
+        "why": event.why,
+    }
+    return to_json(facts).encode() + b"\n"
+
+
+class Mark(NamedTuple):
+    """Where a revision's first line begins."""
+
+    offset: int
+    revision: int
+
+
+class JournalIndex:
+    """Where in the text which revision is."""
+
+    def __init__(self, store: Store) -> None:
+        self._store = store
+        self._lock = threading.Lock()
+        self._marks: list[Mark] = []
+        self._newest = 0
+        self._size = 0
+        self._chunk: tuple[int, bytes] = (-1, b"")
+
+    def size(self) -> int:
+        """Give the text's size as of now."""
+        with self._lock:
+            self._extend()
+            return self._size
+
+    def _extend(self) -> None:
+        for event in self._store.journal(self._newest):
+            if event.revision != self._newest:
+                self._newest = event.revision
+                if not self._marks or self._size - self._marks[-1].offset >= _MARK_BYTES:
+                    self._marks.append(Mark(self._size, event.revision))
+            self._size += len(line_of(event))
+
+    def whole(self) -> bool:
+        """Whether the journal still has all that this index covers."""
+        with self._lock:
+            if not self._marks:
+                return True
+            first = next(iter(self._store.journal(0, 1)), None)
+            return first is not None and first.revision <= self._marks[0].revision
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Give up to ``size`` bytes from there; ESTALE when they were trimmed meanwhile."""
+        with self._lock:
+            if offset + size > self._size:
+                self._extend()
+            end = min(offset + size, self._size)
+            data = bytearray()
+            while offset < end:
+                start, chunk = self._chunk_at(offset)
+                part = chunk[offset - start : end - start]
+                if not part:
+                    break
+                data += part
+                offset += len(part)
+            return bytes(data)
+
+    def _chunk_at(self, offset: int) -> tuple[int, bytes]:
+        """Give the text between the marks around an offset, and where it begins."""
+        start, chunk = self._chunk
+        if start <= offset < start + len(chunk):
+            return self._chunk
+        number = bisect.bisect_right(self._marks, offset, key=lambda mark: mark.offset) - 1
+        mark = self._marks[number]
+        stop = self._marks[number + 1].revision if number + 1 < len(self._marks) else None
+        self._chunk = (mark.offset, self._render(mark.revision, stop))
+        return self._chunk
+
+    def _render(self, first: int, stop: int | None) -> bytes:
+        lines: list[bytes] = []
+        try:
+            for event in self._store.journal(first - 1):
+                if (not lines and event.revision != first) or event.revision > self._newest:
+                    break
+                if stop is not None and event.revision >= stop:
+                    break
+                lines.append(line_of(event))
+        except Compacted:
+            lines.clear()
+        if not lines:
+            refuse(errno.ESTALE, "the journal was trimmed: open it again")
+        return b"".join(lines)

@@ -1,0 +1,262 @@
+"""File operations by path and by handle number: what libfuse asks, in Python's own terms.
+
+Between the adapter, which only translates, and the tree, which knows nothing of paths. Operations
+that may have to wait for a disk say so first (`step_aside`), so that others are served meanwhile.
+"""
+
+from __future__ import annotations
+
+import errno
+import itertools
+import os
+from typing import TYPE_CHECKING, NamedTuple
+
+from kvstatefs.descriptors import has_open
+from kvstatefs.kernel_cache import KernelCache
+from kvstatefs.nodes import Changes, refuse
+from kvstatefs.paths import Paths
+
+if TYPE_CHECKING:
+    from collections.abc import Callable, Iterator
+
+    from kvstatefs.kernel_cache import Grant, Seen
+    from kvstatefs.listing import Listed, Listing
+    from kvstatefs.nodes import Attributes, Caller, Handle
+    from kvstatefs.tree import Tree
+
+__all__ = ["Opened", "Operations"]
+
+_QUICK_BYTES = 64 * 1024
+_WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+
+
+class Opened(NamedTuple):
+    """An open file: its handle, and how the kernel may treat it."""
+
+    handle: Handle
+    grant: Grant
+    path: bytes
+
+
+class OpenFolder(NamedTuple):
+    """An open folder."""
+
+    listing: Listing
+    path: bytes
+
+
+class Operations:
+    """Everything that a path-based binding needs."""
+
+    def __init__(self, tree: Tree, mountpoint: str, step_aside: Callable[[], None]) -> None:
+        self.tree = tree
+        self.paths = Paths(tree)
+        self.cache = KernelCache()
+        self._mountpoint = mountpoint
+        self._step_aside = step_aside
+        self._open: dict[int, Opened] = {}
+        self._folders: dict[int, OpenFolder] = {}
+        self._numbers = itertools.count(1)
+
+    # Looking
+
+    def getattr(self, path: bytes) -> Attributes:
+        """Give the attributes of what is at a path."""
+        found = self.paths.find(path).attributes
+        self.cache.told(path, found.content)
+        return found
+
+    def fgetattr(self, number: int) -> Attributes:
+        """Give the attributes of an open file, with the size of what it reads or writes."""
+        opened = self._open[number]
+        found = opened.handle.attributes()
+        self.cache.told(opened.path, found.content)
+        return found
+
+    def readlink(self, path: bytes) -> bytes:
+        """Give what a symbolic link says."""
+        return self.tree.readlink(self.paths.find(path).attributes.node).encode(
+            "utf-8", "surrogateescape"
+        )
+
+    def statfs(self) -> os.statvfs_result:
+        """Give the truth about the disk."""
+        return self.tree.statfs()
+
+    def opendir(self, path: bytes) -> int:
+        """Open a folder; give its number."""
+        number = next(self._numbers)
+        self._folders[number] = OpenFolder(
+            self.tree.listing(self.paths.find(path).attributes.node), path
+        )
+        return number
+
+    def readdir(self, number: int, offset: int) -> Iterator[tuple[int, Listed]]:
+        """Give the entries of an open folder from an offset on."""
+        self._step_aside()
+        listing, path = self._folders[number]
+        version = self.tree.version()
+        prefix = path.rstrip(b"/") + b"/"
+        for after, listed in listing.entries(offset):
+            if listed.attributes is not None:
+                self.paths.remember(prefix + listed.name.encode(), listed.attributes, version)
+            yield after, listed
+
+    def releasedir(self, number: int) -> None:
+        """Close a folder."""
+        del self._folders[number]
+
+    # Files
+
+    def open(self, path: bytes, flags: int) -> tuple[int, Grant]:
+        """Open a file; give its number and how the kernel may treat it.
+
+        Who opens for reading what another has opened, with no change since, shares the handle.
+        """
+        found = self.paths.find(path)
+        handle = found.handle
+        if handle is None or flags & _WRITING:
+            node = found.attributes.node
+            handle = self.tree.open(node, flags)
+            if flags & _WRITING or self.tree.has_writers(node):
+                return self._opened(handle, path, writers=True)
+            if handle.content is not None and found.attributes.lasting:
+                found.handle = handle
+        return self._opened(handle, path, writers=False)
+
+    def _opened(self, handle: Handle, path: bytes, *, writers: bool) -> tuple[int, Grant]:
+        grant = self.cache.opened(path, handle.content, writers=writers)
+        number = next(self._numbers)
+        self._open[number] = Opened(handle, grant, path)
+        return number, grant
+
+    def create(self, path: bytes, flags: int, mode: int, caller: Caller) -> tuple[int, Grant]:
+        """Make a file, or open the one that is there."""
+        parent, name = self.paths.folder(path)
+        _, handle = self.tree.create(parent, name, flags, mode, caller)
+        return self._opened(handle, path, writers=True)
+
+    def mknod(self, path: bytes, mode: int, caller: Caller) -> None:
+        """Make an empty file and store it."""
+        number, _ = self.create(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL, mode, caller)
+        try:
+            self.flush(number, 0)
+        finally:
+            self.release(number)
+
+    def read(self, number: int, offset: int, size: int) -> bytes:
+        """Read from an open file."""
+        handle = self._open[number].handle
+        if handle.slow:
+            self._step_aside()
+        return handle.read(offset, size)
+
+    def write(self, number: int, offset: int, data: bytes) -> int:
+        """Write to an open file's working copy."""
+        if offset + len(data) > _QUICK_BYTES:
+            self._step_aside()
+        return self._open[number].handle.write(offset, data)
+
+    def ftruncate(self, number: int, size: int) -> None:
+        """Cut or extend an open file's working copy."""
+        self._step_aside()
+        self._open[number].handle.truncate(size)
+
+    def flush(self, number: int, pid: int) -> None:
+        """Store what an open file was given: a close, whose error reaches the one who closes."""
+        opened = self._open[number]
+        if opened.handle.content is not None:
+            return
+        self._step_aside()
+        where = self._mountpoint + os.fsdecode(opened.path)
+        self._stored(opened, opened.handle.flush(lambda: has_open(pid, where)))
+
+    def fsync(self, number: int) -> None:
+        """Store what an open file was given, durably."""
+        self._step_aside()
+        opened = self._open[number]
+        self._stored(opened, opened.handle.flush())
+
+    def _stored(self, opened: Opened, content: bytes | None) -> None:
+        if content is not None:
+            self.cache.stored(opened.path, content)
+
+    def release(self, number: int) -> None:
+        """Close an open file for good."""
+        opened = self._open.pop(number)
+        seen: Seen | None = opened.grant.seen
+        if seen is not None:
+            self.cache.closed(seen)
+        opened.handle.release()
+
+    # Changing
+
+    def truncate(self, path: bytes, size: int) -> None:
+        """Cut or extend a file that is not open."""
+        self.setattr(path, Changes(size=size))
+
+    def setattr(self, path: bytes, changes: Changes) -> None:
+        """Change attributes."""
+        self._step_aside()
+        self.tree.setattr(self.paths.find(path).attributes.node, changes)
+
+    def mkdir(self, path: bytes, mode: int, caller: Caller) -> None:
+        """Make a folder."""
+        self._step_aside()
+        parent, name = self.paths.folder(path)
+        self.tree.mkdir(parent, name, mode, caller)
+
+    def symlink(self, target: bytes, path: bytes, caller: Caller) -> None:
+        """Make a symbolic link at the path."""
+        self._step_aside()
+        parent, name = self.paths.folder(path)
+        self.tree.symlink(parent, name, target.decode("utf-8", "surrogateescape"), caller)
+
+    def unlink(self, path: bytes) -> None:
+        """Remove a file."""
+        self._step_aside()
+        self.tree.unlink(*self.paths.folder(path))
+        self.cache.removed(path)
+
+    def rmdir(self, path: bytes) -> None:
+        """Remove an empty folder."""
+        self._step_aside()
+        self.tree.rmdir(*self.paths.folder(path))
+
+    def rename(self, old: bytes, new: bytes) -> None:
+        """Give a file or folder another path."""
+        self._step_aside()
+        parent, name = self.paths.folder(old)
+        new_parent, new_name = self.paths.folder(new)
+        self.tree.rename(parent, name, new_parent, new_name)
+        self.cache.renamed(old, new)
+        for number, opened in list(self._open.items()):
+            if opened.path == old:
+                self._open[number] = opened._replace(path=new)
+
+    # Extended attributes
+
+    def getxattr(self, path: bytes, name: bytes) -> bytes:
+        """Give one extended attribute; ENODATA when there is none."""
+        key = name.decode("utf-8", "surrogateescape")
+        if not key.startswith("user."):
+            refuse(errno.ENODATA if key.startswith("security.") else errno.ENOTSUP)
+        value = self.tree.xattrs(self.paths.find(path).attributes.node).get(key)
+        if value is None:
+            refuse(errno.ENODATA)
+        return value
+
+    def listxattr(self, path: bytes) -> bytes:
+        """Give the names of the extended attributes, each with a zero byte after it."""
+        names = self.tree.xattrs(self.paths.find(path).attributes.node)
+        return b"".join(name.encode() + b"\0" for name in names)
+
+    def setxattr(self, path: bytes, name: bytes, value: bytes, flags: int) -> None:
+        """Set an extended attribute."""
+        self._step_aside()
+        self.tree.setxattr(self.paths.find(path).attributes.node, name.decode(), value, flags)
+
+    def removexattr(self, path: bytes, name: bytes) -> None:
+        """Remove an extended attribute."""
+        self._step_aside()
+        self.tree.setxattr(self.paths.find(path).attributes.node, name.decode(), None)

@@ -1,0 +1,124 @@
+"""Reading an artifact: the content that it had when it was opened, and what was appended since.
+
+A reader keeps the bytes that were there, whatever happens to the name. At the end of the file it
+looks again: when the same file has only grown (`origin` says so), it goes on in the new content; so
+`tail -f` follows a file that is appended to.
+"""
+
+from __future__ import annotations
+
+import errno
+import threading
+from typing import TYPE_CHECKING, Protocol
+
+from kvstate.errors import NotFound
+from kvstatefs.artifact_records import content_name
+from kvstatefs.nodes import never, refuse
+
+if TYPE_CHECKING:
+    from collections.abc import Callable
+
+    from kvstate.blobs import BlobReader
+    from kvstate.catalog import File
+    from kvstatefs.artifact_records import ArtifactRecords
+    from kvstatefs.nodes import Attributes
+
+__all__ = ["ReadHandle"]
+
+
+class Unstored(Protocol):
+    """A file that is being written for the first time."""
+
+    base: File | None
+
+    def attributes(self) -> Attributes:
+        """Give its attributes."""
+        ...
+
+
+class ReadHandle:
+    """A file open for reading. Several who open the same content may share one."""
+
+    def __init__(
+        self, records: ArtifactRecords, file: File | None, unstored: Unstored | None = None
+    ) -> None:
+        """Pin the file's content; a file that is not stored yet is empty so far."""
+        self._records = records
+        self._unstored = unstored
+        self._lock = threading.Lock()
+        self._seen = records.version()
+        self._reader: BlobReader | None = None
+        self.file = file
+        self.content: bytes | None = None
+        self.slow = False
+        if file is not None:
+            self._pin(file)
+
+    def _pin(self, file: File) -> None:
+        while True:
+            try:
+                self._reader = self._records.readers.take(file.blob)
+                break
+            except NotFound:
+                newer = self._records.fetch(file.id)
+                if newer is None or newer.blob == file.blob:
+                    raise
+                file = newer
+        self.file = file
+        self.content = content_name(file)
+        self.slow = file.size > self._records.inline_bytes_max
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read what is pinned; at its end, look whether the file has grown."""
+        reader = self._reader
+        data = b"" if reader is None else reader.pread(offset, size)
+        if len(data) < size and self._grew():
+            assert self._reader is not None
+            data += self._reader.pread(offset + len(data), size - len(data))
+        return data
+
+    def _grew(self) -> bool:
+        version = self._records.version()
+        with self._lock:
+            if version == self._seen:
+                return False
+            self._seen = version
+            newer = self._newer()
+            if newer is not None:
+                self._pin(newer)
+            return newer is not None
+
+    def _newer(self) -> File | None:
+        """Give the file's state when it begins with what is pinned and goes on."""
+        if self.file is None:
+            return self._unstored.base if self._unstored else None
+        newer = self._records.fetch(self.file.id)
+        if newer is None or newer.origin != self.file.origin or newer.size <= self.file.size:
+            return None
+        return newer
+
+    def write(self, offset: int, data: bytes | memoryview) -> int:
+        """Refuse."""
+        del offset, data
+        refuse(errno.EBADF)
+
+    def truncate(self, size: int) -> None:
+        """Refuse."""
+        del size
+        refuse(errno.EBADF)
+
+    def flush(self, held: Callable[[], bool] = never) -> bytes | None:
+        """Do nothing: nothing was written."""
+        del held
+        return None
+
+    def release(self) -> None:
+        """Do nothing: several may share this, and the content goes with the last of them."""
+
+    def attributes(self) -> Attributes:
+        """Give the file's attributes with the size of the content that is read here."""
+        self._grew()
+        if self.file is None:
+            assert self._unstored is not None
+            return self._unstored.attributes()._replace(size=0)
+        return self._records.attributes(self.file)
