@@ -9,7 +9,7 @@
     with kvstate.connect() as store:                 # the daemon, over its socket: the same methods
         ...
 
-The names below are loaded when they are first used, so that ``import kvstate`` costs next to nothing.
+The names below are loaded when they are first used: ``import kvstate`` costs next to nothing.
 """
 
 from __future__ import annotations
@@ -20,7 +20,8 @@ from typing import TYPE_CHECKING
 from kvstate.version import __version__
 
 if TYPE_CHECKING:
-    from kvstate.artifacts import Artifact, Artifacts
+    from kvstate.artifact_files import Artifact
+    from kvstate.artifacts import Artifacts
     from kvstate.check import Problem
     from kvstate.errors import (
         Compacted,
@@ -39,10 +40,11 @@ if TYPE_CHECKING:
     )
     from kvstate.journal import Event
     from kvstate.lifecycle import Lifecycle, Move, Outcome
+    from kvstate.namespace import Namespace
     from kvstate.remote import RemoteStore, connect
-    from kvstate.state import Entry, Namespace
+    from kvstate.state import Entry
     from kvstate.store import Store
-    from kvstate.store import open_store as open
+    from kvstate.store import open_store as open  # noqa: A004  (kvstate.open reads well)
 
 __all__ = [
     "Artifact",
@@ -75,7 +77,8 @@ __all__ = [
 ]
 
 _HOMES = {
-    "kvstate.artifacts": ("Artifact", "Artifacts"),
+    "kvstate.artifact_files": ("Artifact",),
+    "kvstate.artifacts": ("Artifacts",),
     "kvstate.check": ("Problem",),
     "kvstate.errors": (
         "Compacted",
@@ -95,7 +98,8 @@ _HOMES = {
     "kvstate.journal": ("Event",),
     "kvstate.lifecycle": ("Lifecycle", "Move", "Outcome"),
     "kvstate.remote": ("RemoteStore", "connect"),
-    "kvstate.state": ("Entry", "Namespace"),
+    "kvstate.namespace": ("Namespace",),
+    "kvstate.state": ("Entry",),
     "kvstate.store": ("Store", "open"),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}

@@ -14,9 +14,10 @@ from __future__ import annotations
 
 import os
 from array import array
-from typing import TYPE_CHECKING, NamedTuple, Self, TypeVar
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
-from kvstate.codec import Hasher, block_checksum, decode, digest, encode, seal, unseal
+from kvstate.blob_reader import BlobReader
+from kvstate.codec import Hasher, decode, digest, encode, seal, unseal
 from kvstate.errors import Damaged, NotFound, StateError, Unavailable
 from kvstate.keyspace import (
     after_prefix,
@@ -28,7 +29,7 @@ from kvstate.keyspace import (
     garbage_key,
     misplaced_key,
 )
-from kvstate.places import copy_between, raise_os_error
+from kvstate.places import raise_os_error
 from kvstate.records import open_envelope
 from kvstate.staging import BLOCK_BYTES, Content, Staging, file_name
 
@@ -39,7 +40,7 @@ if TYPE_CHECKING:
     from kvstate.journal import Change, Journal
     from kvstate.places import Place
 
-__all__ = ["FILE", "INLINE", "TIERS", "Blob", "BlobReader", "Blobs", "Copy"]
+__all__ = ["FILE", "INLINE", "TIERS", "Blob", "Blobs", "Copy"]
 
 T = TypeVar("T")
 
@@ -84,80 +85,6 @@ class Copy(NamedTuple):
 
 class _Vanished(Exception):
     """The equal blob that was found went away before the commit."""
-
-
-class BlobReader:
-    """The bytes of one blob, verified as they are read; right whatever happens to its name."""
-
-    def __init__(
-        self, size: int, content: bytes | None, fd: int, sums: array[int], what: str
-    ) -> None:
-        self.size = size
-        self._content = content
-        self._fd = fd
-        self._sums = sums
-        self._what = what
-        self._last: tuple[int, bytes] = (-1, b"")
-
-    def pread(self, offset: int, size: int) -> bytes:
-        """Give up to ``size`` bytes from there; fewer at the end. `Damaged` when they are wrong."""
-        size = min(size, self.size - offset)
-        if size <= 0:
-            return b""
-        if self._content is not None:
-            return self._content[offset : offset + size]
-        first, start = divmod(offset, BLOCK_BYTES)
-        last = (offset + size - 1) // BLOCK_BYTES
-        number, block = self._last
-        if first == last == number:
-            return block[start : start + size]
-        data = self._blocks(first, last)
-        if first == last:
-            self._last = (first, data)
-        return data[start : start + size]
-
-    def _blocks(self, first: int, last: int) -> bytes:
-        begin = first * BLOCK_BYTES
-        wanted = min((last + 1) * BLOCK_BYTES, self.size) - begin
-        try:
-            data = os.pread(self._fd, wanted, begin)
-        except OSError as error:
-            raise_os_error(error, self._what)
-        if len(data) != wanted:
-            raise Damaged(self._what, f"it ends at {begin + len(data)} of {self.size} bytes")
-        view = memoryview(data)
-        for number in range(first, last + 1):
-            at = (number - first) * BLOCK_BYTES
-            if block_checksum(view[at : at + BLOCK_BYTES]) != self._sums[number]:
-                raise Damaged(self._what, f"block {number} fails its checksum")
-        return data
-
-    def file_size(self) -> int:
-        """Give the size of the file as it is."""
-        return self.size if self._fd < 0 else os.fstat(self._fd).st_size
-
-    def copy_to(self, target: int) -> None:
-        """Copy the file as it is, unverified, to a descriptor."""
-        copy_between(self._fd, target, self.size)
-
-    def twin(self, fd: int, what: str) -> BlobReader:
-        """Give a reader that expects the same content of another file."""
-        return BlobReader(self.size, None, fd, self._sums, what)
-
-    def close(self) -> None:
-        """Let go of the file."""
-        fd, self._fd = self._fd, -1
-        if fd >= 0:
-            os.close(fd)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, *_: object) -> None:
-        self.close()
-
-    def __del__(self) -> None:
-        self.close()
 
 
 class Blobs:

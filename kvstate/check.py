@@ -30,11 +30,11 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvstate.blobs import FILE, INLINE, TIERS, Blob
-from kvstate.catalog import File, Folder, unpack
 from kvstate.codec import decode, digest, unseal
 from kvstate.errors import NotFound, StateError
 from kvstate.journal import unpack_entries
 from kvstate.keyspace import ROOT_ID, parse_due, parse_expiry, parse_journal
+from kvstate.nodes import File, Folder, unpack
 from kvstate.records import SPILLED, open_envelope
 from kvstate.staging import BLOCK_BYTES, file_name
 
@@ -42,8 +42,8 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kvstate.blobs import Blobs
-    from kvstate.catalog import Node
     from kvstate.engine import Engine, Reader
+    from kvstate.nodes import Node
 
 __all__ = ["Problem", "Report", "check"]
 

@@ -18,11 +18,11 @@ import time
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvstate.blobs import TIERS
-from kvstate.catalog import File, described
 from kvstate.clock import SECOND
 from kvstate.codec import decode, encode
 from kvstate.errors import Conflict, NotFound, StateError, Unavailable
 from kvstate.keyspace import due_key, meta_key, parse_due
+from kvstate.nodes import File, described
 from kvstate.records import open_envelope, seal_envelope
 
 if TYPE_CHECKING:

@@ -125,6 +125,8 @@ class RemoteStore:
         timeout: float | None = None,
     ) -> Iterator[Event]:
         """Give events as they are committed, by anyone; end after ``timeout`` quiet seconds."""
+        if namespace is not None:
+            check_namespace(namespace)
         seen = self.revision() if since is None else since
         return self._watch(namespace, seen, timeout)
 

@@ -14,11 +14,11 @@ class StoreSettings:
     """Settings of one open store; validated when made, passed down, never global."""
 
     map_bytes: int = 1 << 40
-    """Largest size of the record file. Costs address space only; smaller makes `Full` come sooner."""
+    """Largest size of the record file: address space only; smaller makes `Full` come sooner."""
     readers_max: int = 1024
     """Reader slots for all processes together; each costs 64 bytes of the lock file."""
     inline_bytes_max: int = 64 * 1024
-    """Content up to this size lives among the records: one fsync less to write, one copy to read."""
+    """Content up to this size lives among the records: fewer fsyncs to write, one copy to read."""
     journal_bytes_max: int = 64 << 20
     """The journal is trimmed beyond this size: less reach for watch and audit, less disk."""
     journal_age_seconds: float = 30 * 86400.0

@@ -27,10 +27,11 @@ from kvstate.journal import Journal
 from kvstate.keyspace import meta_key
 from kvstate.lifecycle import Ages, Lifecycle
 from kvstate.names import check_namespace
+from kvstate.namespace import Namespace
 from kvstate.places import Place, raise_os_error
 from kvstate.records import FORMAT, open_envelope
 from kvstate.settings import StoreSettings
-from kvstate.state import Namespace, State
+from kvstate.state import State
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator

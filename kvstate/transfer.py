@@ -12,7 +12,7 @@ import select
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, Self
 
-from kvstate.artifacts import Artifact, Content
+from kvstate.artifact_files import Artifact, Content
 from kvstate.codec import Value, encode
 from kvstate.errors import InvalidValue, StateError, Unavailable
 from kvstate.places import raise_os_error

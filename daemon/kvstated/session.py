@@ -21,7 +21,7 @@ from kvstated.streams import FRAME_SPARE_BYTES, Listing, Upload
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-    from kvstate.state import Namespace
+    from kvstate.namespace import Namespace
     from kvstate.store import Store
     from kvstated.revisions import Revisions
 

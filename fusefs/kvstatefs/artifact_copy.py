@@ -16,7 +16,7 @@ from kvstatefs.reading import ReadHandle
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvstate.catalog import File
+    from kvstate.nodes import File
     from kvstatefs.artifact_records import ArtifactRecords
 
 __all__ = ["ArtifactCopy", "Making"]

@@ -6,11 +6,12 @@ import threading
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
 
-from kvstate.catalog import File
+from kvstate.nodes import File
 from kvstatefs.nodes import Attributes
 
 if TYPE_CHECKING:
-    from kvstate.blobs import BlobReader, Blobs
+    from kvstate.blob_reader import BlobReader
+    from kvstate.blobs import Blobs
     from kvstate.store import Store
 
 __all__ = ["ArtifactRecords", "Readers", "Version", "content_name"]

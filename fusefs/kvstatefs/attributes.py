@@ -11,7 +11,7 @@ from kvstate.clock import datetime_of
 from kvstatefs.nodes import refuse
 
 if TYPE_CHECKING:
-    from kvstate.catalog import File
+    from kvstate.nodes import File
     from kvstate.state import Entry
     from kvstate.store import Store
 

@@ -9,7 +9,7 @@ import stat
 from typing import TYPE_CHECKING, Final, NoReturn
 from weakref import WeakValueDictionary
 
-from kvstate.catalog import File
+from kvstate.nodes import File
 from kvstatefs.artifact_copy import ArtifactCopy, Making
 from kvstatefs.artifact_records import ArtifactRecords
 from kvstatefs.attributes import computed_of_file, user_attribute

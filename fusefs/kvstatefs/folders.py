@@ -17,7 +17,7 @@ import stat
 import time
 from typing import TYPE_CHECKING, Final
 
-from kvstate.catalog import File, Folder
+from kvstate.nodes import File, Folder
 from kvstate.errors import Exists
 from kvstate.keyspace import ROOT_ID
 from kvstate.names import NAME_BYTES_MAX, check_segment
@@ -38,7 +38,7 @@ from kvstatefs.views import PlainView
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kvstate.catalog import Node
+    from kvstate.nodes import Node
     from kvstatefs.files import Files
     from kvstatefs.nodes import Handle
 

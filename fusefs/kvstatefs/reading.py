@@ -18,8 +18,8 @@ from kvstatefs.nodes import never, refuse
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvstate.blobs import BlobReader
-    from kvstate.catalog import File
+    from kvstate.blob_reader import BlobReader
+    from kvstate.nodes import File
     from kvstatefs.artifact_records import ArtifactRecords
     from kvstatefs.nodes import Attributes
 
