@@ -14,10 +14,10 @@ import uuid
 from pathlib import Path
 from typing import TYPE_CHECKING, Self
 
-from kvstate import check as checking
 from kvstate.artifacts import Artifacts
 from kvstate.blobs import TIERS, Blobs
 from kvstate.catalog import Catalog
+from kvstate.check import check as walk
 from kvstate.clock import SystemClock
 from kvstate.codec import decode, encode
 from kvstate.engine.lmdb import LmdbEngine
@@ -37,6 +37,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
 
+    from kvstate.check import Report
     from kvstate.clock import Clock
     from kvstate.engine import Engine
     from kvstate.journal import Change, Event
@@ -161,9 +162,9 @@ class Store:
         *,
         verify: bool = False,
         progress: Callable[[int, int, str], None] | None = None,
-    ) -> checking.Report:
+    ) -> Report:
         """Walk over everything and name every inconsistency; ``verify`` reads every byte, too."""
-        return checking.check(self.engine, self.blobs, verify=verify, progress=progress)
+        return walk(self.engine, self.blobs, verify=verify, progress=progress)
 
     def close(self) -> None:
         """Let go of everything. What was acknowledged is on disk already."""
@@ -284,6 +285,6 @@ def _own_settings(folder: Path) -> StoreSettings:
     """Read the store's own settings file; its library is loaded only if there is one."""
     if not (folder / SETTINGS_FILE).exists():
         return StoreSettings()
-    from kvstate import config  # noqa: PLC0415  (costs 30 ms, and most stores have no file)
+    from kvstate.config import load  # noqa: PLC0415  (costs 30 ms, and most stores have no file)
 
-    return config.load(folder, None, {}).store_settings()
+    return load(folder, None, {}).store_settings()
