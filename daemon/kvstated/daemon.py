@@ -95,7 +95,7 @@ class Daemon:
         idle = self._server is None or self._server.stop(STOP_SECONDS)
         unmounting.join()
         idle = idle and (self._jobs is None or self._jobs.idle)
-        watched = self._revisions is not None and not self._revisions.join(0)
+        watched = self._revisions is not None and not self._revisions.join()
         if self._store is not None and idle and not watched:
             self._store.close()  # or else the process ends with it open: all is on disk
         self._pid_file.release()

@@ -85,6 +85,9 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
         try:
             daemon.start(told.is_told)
             told.wait()
+        except Unavailable:
+            if not told.is_told():
+                raise
         finally:
             idle = daemon.stop()
     logging.shutdown()

@@ -30,12 +30,14 @@ if TYPE_CHECKING:
 __all__ = ["Mount"]
 
 READY_SECONDS: Final = 20.0
-END_SECONDS: Final = 4.0
+END_SECONDS: Final = 8.0
+"""What the mount process has for bringing open files to an end."""
 BACK_OFF_SECONDS: Final = (0.1, 30.0)
 STEADY_SECONDS: Final = 60.0
 """A mount that lived this long starts the back-off anew."""
 _LOOK_SECONDS = 0.02
-_OURS = "kvstate"
+_OURS = "fuse.kvstatefs"
+_WRONG_USAGE = 2
 
 log = logging.getLogger(__name__)
 
@@ -67,13 +69,15 @@ class Mount:
             process = self._process
         if process is not None:
             _end(process, seconds)
-        if is_mounted(self._mountpoint):
+        if self._thread.ident is not None:
+            self._thread.join(seconds)  # it may be in the middle of mounting again
+        if is_ours(self._mountpoint, self._store):
             unmount(self._mountpoint)
         if process is not None:
             _kill(process)
 
     def _mount(self, cancelled: Callable[[], bool]) -> None:
-        heal(self._mountpoint)
+        heal(self._mountpoint, self._store)
         check_folder(self._mountpoint)
         device = self._mountpoint.stat().st_dev
         command = [sys.executable, "-m", "kvstatefs", str(self._store), str(self._mountpoint)]
@@ -88,7 +92,7 @@ class Mount:
             self._wait_until_mounted(process, device, cancelled)
         except BaseException:
             _kill(process)
-            if is_mounted(self._mountpoint):
+            if is_ours(self._mountpoint, self._store):
                 unmount(self._mountpoint)
             raise
 
@@ -100,6 +104,8 @@ class Mount:
             status = process.poll()
             if status is not None:
                 why = f"its process ended with status {status}: see what it wrote above"
+                if status == _WRONG_USAGE:
+                    raise InvalidConfig(f"mount point {str(self._mountpoint)!r}", why)
                 raise Unavailable(f"mount on {str(self._mountpoint)!r}", why)
             if time.monotonic() > deadline:
                 why = f"it did not answer within {READY_SECONDS:g} s"
@@ -149,11 +155,11 @@ def check_folder(mountpoint: Path) -> None:
         raise InvalidConfig(what, "the folder may not be written to")
 
 
-def heal(mountpoint: Path) -> None:
-    """Unmount what a dead or an earlier mount process of ours left on this folder."""
+def heal(mountpoint: Path, store: Path) -> None:
+    """Unmount what a dead process, or an earlier daemon of this store, left on this folder."""
     for _ in range(8):  # mounts may lie on one another
-        # The type first: a mount that is stuck would not answer a listing.
-        if not (mounted_type(mountpoint).startswith(f"fuse.{_OURS}") or is_dead(mountpoint)):
+        # What is known first: a mount that is stuck would not answer a listing.
+        if not (is_ours(mountpoint, store) or is_dead(mountpoint)):
             return
         log.warning("unmounting what was left on %s", mountpoint)
         unmount(mountpoint)
@@ -168,17 +174,25 @@ def is_dead(mountpoint: Path) -> bool:
     return False
 
 
-def mounted_type(mountpoint: Path) -> str:
-    """Give the type of the file system that is mounted on exactly this folder; "" if none is."""
-    wanted = os.path.realpath(mountpoint.parent) + "/" + mountpoint.name
-    kind = ""
+def mounted(mountpoint: Path) -> tuple[str, str] | None:
+    """Give type and source of what is mounted on exactly this folder; None if nothing is."""
+    wanted = _real_path(mountpoint)
+    found = None
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
         for line in lines:
             fields, _, rest = line.partition(" - ")
             where = fields.split(" ")[4]
-            if os.path.normpath(_unescaped(where)) == os.path.normpath(wanted):
-                kind = rest.split(" ", 1)[0]  # the last one lies on top
-    return kind
+            if _unescaped(where) == wanted:
+                kind, source = rest.split(" ")[:2]
+                found = kind, _unescaped(source)  # the last one lies on top
+    return found
+
+
+def _real_path(mountpoint: Path) -> str:
+    """Resolve links without asking what is mounted there, which may not answer."""
+    with contextlib.suppress(OSError):
+        return os.path.realpath(mountpoint.parent / mountpoint.readlink())
+    return os.path.normpath(os.path.join(os.path.realpath(mountpoint.parent), mountpoint.name))  # noqa: PTH118
 
 
 def _unescaped(path: str) -> str:
@@ -188,9 +202,9 @@ def _unescaped(path: str) -> str:
     return path
 
 
-def is_mounted(mountpoint: Path) -> bool:
-    """Say whether something is mounted on exactly this folder."""
-    return bool(mounted_type(mountpoint))
+def is_ours(mountpoint: Path, store: Path) -> bool:
+    """Say whether this store is mounted on the folder, dead or alive."""
+    return mounted(mountpoint) == (_OURS, str(store))
 
 
 def unmount(mountpoint: Path) -> None:
@@ -218,7 +232,6 @@ def _end(process: subprocess.Popen[bytes], seconds: float) -> None:
 
 
 def _kill(process: subprocess.Popen[bytes]) -> None:
-    _end(process, 0.5)
     with contextlib.suppress(OSError):
         process.kill()
     with contextlib.suppress(subprocess.TimeoutExpired):
