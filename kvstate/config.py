@@ -2,8 +2,9 @@
 
 A store's own ``kvstate.toml`` holds for everyone who opens the store; ``--config FILE`` stands in
 for it. ``KVSTATE_<SECTION>_<KEY>`` overrides one setting, and ``HOT_RETENTION_DAYS``,
-``WARM_RETENTION_DAYS`` and ``COLD_RETENTION_DAYS`` the three ages. Whatever is unknown, of the wrong
-type or out of range is an `InvalidConfig` that names the file, the line and the key.
+``WARM_RETENTION_DAYS`` and ``COLD_RETENTION_DAYS`` the three ages. Whatever is unknown, of the
+wrong type or out of range is an `InvalidConfig` that names the file, the line and the key.
+Sizes may be written as "64KiB", permissions as "0600".
 """
 
 from __future__ import annotations
@@ -45,11 +46,11 @@ class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=
 class StoreSection(_Section, frozen=True, kw_only=True):
     """How a process opens the store."""
 
-    map_bytes: int | str = 1 << 40
+    map_bytes: int = 1 << 40
     """Largest size of the record file, as a number or like "1TiB". Costs address space only."""
     readers_max: int = 1024
     """Reader slots for all processes together; each costs 64 bytes."""
-    inline_bytes_max: int | str = 64 * 1024
+    inline_bytes_max: int = 64 * 1024
     """Content up to this size lies among the records. Larger: fewer files, a larger record file."""
 
 
@@ -67,7 +68,7 @@ class LifecycleSection(_Section, frozen=True, kw_only=True):
 class JournalSection(_Section, frozen=True, kw_only=True):
     """How far back the journal reaches: whichever limit comes first."""
 
-    bytes_max: int | str = 64 << 20
+    bytes_max: int = 64 << 20
     """Size above which the oldest entries go. Less reach for watch and audit, less disk."""
     age_days: float = 30.0
     """Age above which entries go."""
@@ -78,11 +79,11 @@ class DaemonSection(_Section, frozen=True, kw_only=True):
 
     socket: str = ""
     """Path of the Unix socket; empty for $XDG_RUNTIME_DIR/kvstate.sock or /run/kvstate/."""
-    socket_mode: int | str = "0600"
+    socket_mode: int = 0o600
     """Permissions of the socket, in octal. Wider lets other users read and write the store."""
     mount: str = ""
     """Where to mount the tree; empty for nowhere."""
-    frame_bytes_max: int | str = 1 << 20
+    frame_bytes_max: int = 16 << 20
     """Largest frame that is taken from a client. Each connection may hold that much memory."""
     connections_max: int = 1024
     """Connections at once; each has a thread."""
@@ -104,6 +105,7 @@ SECTIONS: dict[str, type[_Section]] = {
 }
 _RETENTION = {f"{tier.upper()}_RETENTION_DAYS": f"{tier}_days" for tier in ("hot", "warm", "cold")}
 _NOT_SETTINGS = {"KVSTATE_SOCKET", "KVSTATE_STORE", "KVSTATE_REQUIRE_FUSE"}
+_TEXTS = {"socket", "socket_mode", "mount", "options"}
 _SIZES = {"map_bytes", "inline_bytes_max", "bytes_max", "frame_bytes_max"}
 
 
@@ -120,10 +122,10 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
     def store_settings(self) -> StoreSettings:
         """Give what `kvstate.open` takes."""
         return StoreSettings(
-            map_bytes=_number(self.store.map_bytes),
+            map_bytes=self.store.map_bytes,
             readers_max=self.store.readers_max,
-            inline_bytes_max=_number(self.store.inline_bytes_max),
-            journal_bytes_max=_number(self.journal.bytes_max),
+            inline_bytes_max=self.store.inline_bytes_max,
+            journal_bytes_max=self.journal.bytes_max,
             journal_age_seconds=self.journal.age_days * 86400,
             hot_days=self.lifecycle.hot_days,
             warm_days=self.lifecycle.warm_days,
@@ -136,7 +138,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
 
 def load(store: Path | None, file: Path | None, environ: Mapping[str, str]) -> Config:
-    """Read, override and check the settings of a store; `InvalidConfig` says what is wrong where."""
+    """Read, override and check a store's settings; `InvalidConfig` says what is wrong where."""
     path = file or (None if store is None else store / FILE_NAME)
     text = ""
     if path is not None and (file is not None or path.exists()):
@@ -223,11 +225,9 @@ def _overrides(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any, str]
             continue
         known = SECTIONS[section].__struct_fields__
         if key not in known:
-            raise InvalidConfig(
-                f"${variable}", f"unknown key {section}.{key}{_nearest(key, known)}"
-            )
-        textual = SECTIONS[section].__annotations__[key] in {"str", "int | str"}
-        yield section, key, text if textual and not text.isdecimal() else _scalar(text), variable
+            why = f"unknown key {section}.{key}{_nearest(key, known)}"
+            raise InvalidConfig(f"${variable}", why)
+        yield section, key, text if key in _TEXTS else _scalar(text), variable
 
 
 def _scalar(text: str) -> Any:
@@ -239,31 +239,28 @@ def _scalar(text: str) -> Any:
 
 
 def _checked(name: str, kind: type[_Section], table: Any, origins: dict[str, str]) -> _Section:
+    numbers = {}
     for key, value in table.items():
         try:
-            msgspec.convert({key: value}, kind, strict=True)
-            if key in _SIZES:
-                _number(value)
-            if key == "socket_mode":
-                _mode(value)
+            numbers[key] = _number(key, value)
+            msgspec.convert({key: numbers[key]}, kind)
         except (msgspec.ValidationError, InvalidValue) as error:
             why = str(error).partition(" - at ")[0]
             raise InvalidConfig(origins[f"{name}.{key}"], f"{name}.{key}: {why}") from None
-    section: _Section = msgspec.convert(table, kind)
-    numbers = {key: _number(getattr(section, key)) for key in _SIZES & set(kind.__struct_fields__)}
-    if isinstance(section, DaemonSection):
-        numbers["socket_mode"] = _mode(section.socket_mode)
-    return msgspec.structs.replace(section, **numbers)
+    return msgspec.convert(numbers, kind)
 
 
-def _number(value: int | str) -> int:
-    return value if isinstance(value, int) else parse_size(value)
+def _number(key: str, value: Any) -> Any:
+    """Give the number that a text stands for, where a size or permissions are wanted."""
+    if key in _SIZES and isinstance(value, str):
+        return parse_size(value)
+    return _mode(value) if key == "socket_mode" else value
 
 
-def _mode(value: int | str) -> int:
+def _mode(value: Any) -> int:
     """Read permissions as they are written: in octal, as text ("0600") or 0o600."""
     try:
-        mode = value if isinstance(value, int) else int(value, 8)
+        mode = value if isinstance(value, int) else int(str(value), 8)
     except ValueError:
         raise InvalidValue("socket_mode", f"{value!r} is no octal number like '0600'") from None
     if not 0 <= mode <= 0o777:
@@ -280,7 +277,7 @@ def _check_ranges(config: Config) -> None:
         found = [f"{k} ({v})" for k, v in config.origins.items() if k.partition(".")[2] in keys]
         raise InvalidConfig(", ".join(found) or keys, str(error.facts[1])) from None
     for key, low, high in (("frame_bytes_max", 4096, 1 << 30), ("connections_max", 1, 1 << 16)):
-        value = _number(getattr(config.daemon, key))
+        value = getattr(config.daemon, key)
         if not low <= value <= high:
             at = config.origins[f"daemon.{key}"]
             raise InvalidConfig(at, f"daemon.{key}: {value} is not between {low} and {high}")

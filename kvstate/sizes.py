@@ -19,11 +19,8 @@ def parse_size(text: str) -> int:
     found = re.fullmatch(r"\s*(\d{1,20}(?:\.\d{1,9})?)\s*([A-Za-z]*)\s*", text, re.ASCII)
     if found is None or found[2] not in _UNITS:
         raise InvalidValue("size", f"{text!r} is no number of bytes like 65536, '64KiB' or '1.5GB'")
-    return (
-        round(float(found[1]) * _UNITS[found[2]])
-        if "." in found[1]
-        else int(found[1]) * _UNITS[found[2]]
-    )
+    unit = _UNITS[found[2]]
+    return round(float(found[1]) * unit) if "." in found[1] else int(found[1]) * unit
 
 
 def format_size(size: int) -> str:

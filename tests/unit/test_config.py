@@ -106,7 +106,7 @@ def test_a_store_with_a_wrong_file_is_not_opened(tmp_path):
     open_store(tmp_path).close()
     (tmp_path / "kvstate.toml").write_text("[lifecycle]\nhot = 1\n")
 
-    with pytest.raises(InvalidConfig, match="kvstate.toml:2"):
+    with pytest.raises(InvalidConfig, match=r"kvstate\.toml:2"):
         open_store(tmp_path)
 
 

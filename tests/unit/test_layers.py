@@ -31,7 +31,7 @@ FACE = "kvstate"
 
 # From the bottom up; a package stands for everything in it.
 LAYERS = (
-    {"kvstate.errors", "kvstate.clock", "kvstate.names", "kvstate.version"},
+    {"kvstate.errors", "kvstate.clock", "kvstate.names", "kvstate.sizes", "kvstate.version"},
     {"kvstate.settings", "kvstate.engine", "kvstate.codec", "kvstate.jsonview"},
     {"kvstate.keyspace", "kvstate.records", "kvstate.places", "kvstate.journal", "kvstate.config"},
     {"kvstate.staging", "kvstate.blob_reader", "kvstate.blobs", "kvstate.state"},
