@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import os
 from array import array
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from kvstate.blob_reader import BlobReader
@@ -392,10 +393,13 @@ class Blobs:
         """Remove the files that nobody refers to; say how many. Notes go in bunches."""
         page = self._engine.scan(b"G", b"H", limit=_SWEEP_MAX)
         removed = 0
+        gone = []
         for key, _ in page:
-            removed += self.places[key[1]].remove(key[2:].hex())
-        if len(page) >= _SWEEP_AT or (page and all_notes):
-            self._engine.txn(lambda tx: [tx.delete(key) for key, _ in page])
+            with suppress(StateError):  # a tier that does not answer keeps its notes
+                removed += self.places[key[1]].remove(key[2:].hex())
+                gone.append(key)
+        if len(gone) >= _SWEEP_AT or (gone and all_notes):
+            self._engine.txn(lambda tx: [tx.delete(key) for key in gone])
         return removed
 
     def recover(self) -> int:

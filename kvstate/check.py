@@ -48,6 +48,9 @@ if TYPE_CHECKING:
 __all__ = ["Problem", "Report", "check"]
 
 
+_COUNTED = ("records", "namespaces", "keys", "folders", "artifacts", "blobs", "journal_entries")
+
+
 class Problem(NamedTuple):
     """One inconsistency: which invariant, where, and what is wrong."""
 
@@ -87,7 +90,7 @@ class _Walk:
 
     def __init__(self) -> None:
         self.problems: list[Problem] = []
-        self.counts: Counter[str] = Counter()
+        self.counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
         self.blobs: dict[bytes, Blob] = {}
         self.garbage: set[tuple[int, str]] = set()
         self._namespaces: dict[int, str] = {}

@@ -45,7 +45,7 @@ def raise_os_error(error: OSError, what: str) -> NoReturn:
         raise Denied(f"writing {what}", os.strerror(error.errno)) from error
     if error.errno == errno.ELOOP:
         raise Damaged(what, "a link lies where a file should be") from error
-    if error.errno in {errno.ENOENT, errno.ENOTDIR}:
+    if error.errno == errno.ENOENT:
         raise NotFound("file", what) from error
     raise Unavailable(what, error.strerror or str(error)) from error
 
@@ -67,8 +67,6 @@ class Place:
             self._root = os.open(path, _FOLDER)
         except OSError as error:
             raise_os_error(error, str(path))
-        if create:
-            self._folder(_STAGING, create=True)
 
     def close(self) -> None:
         """Let go of the folders."""
@@ -103,6 +101,8 @@ class Place:
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:
                 return fd
+        except FileNotFoundError as error:
+            raise Unavailable(str(self.path), "its staging folder is gone") from error
         except OSError as error:
             raise_os_error(error, str(self.path / _STAGING / name))
         os.close(fd)  # a sweep took it for a leftover before it was locked
@@ -160,7 +160,10 @@ class Place:
 
     def leftovers(self) -> Iterator[tuple[str, int]]:
         """Give the staging files of dead writers, each locked; close each descriptor."""
-        folder = self._folder(_STAGING, create=True)
+        try:
+            folder = self._folder(_STAGING)
+        except NotFound:
+            return
         for name in os.listdir(folder):  # noqa: PTH208  (a descriptor, not a path)
             try:
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
