@@ -162,8 +162,8 @@ class Place:
         """Give the staging files of dead writers, each locked; close each descriptor."""
         try:
             folder = self._folder(_STAGING)
-        except NotFound:
-            return
+        except StateError:
+            return  # none was made yet, or the tier does not answer: then nothing is taken away
         for name in os.listdir(folder):  # noqa: PTH208  (a descriptor, not a path)
             try:
                 fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
