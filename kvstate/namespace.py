@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 from kvstate.clock import NEVER, SECOND, deadline_ns
 from kvstate.codec import Value, decode, encode, unseal
-from kvstate.errors import Conflict, Exists, InvalidName, InvalidValue, NotFound, Unavailable
+from kvstate.errors import Conflict, Exists, InvalidName, InvalidValue, NotFound
 from kvstate.journal import Spilled
 from kvstate.keyspace import after_prefix, expiry_key, namespace_key, state_prefix
 from kvstate.names import check_key, check_namespace
@@ -56,10 +56,8 @@ class Namespace(MutableMapping[str, Value]):
         try:
             full = self._prefix + key.encode()
             data = self._get(full) if self._prefix else None
-        except Unavailable:
-            raise
-        except Exception:  # noqa: BLE001  (whatever is no key at all: named below)
-            data = None
+        except (AttributeError, TypeError, UnicodeEncodeError, InvalidName):
+            data = None  # no key at all: `check_key` will say why
         if data is None:
             return self._get_slowly(key, default)
         body = unseal(full, data)

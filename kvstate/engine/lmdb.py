@@ -19,6 +19,7 @@ import os
 import select
 import threading
 import weakref
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar
 
 import lmdb
@@ -26,7 +27,15 @@ from lmdb._envid import env_keys
 
 from kvstate.engine.groups import Groups, Member
 from kvstate.engine.inotify import FileWatch
-from kvstate.errors import Damaged, Denied, Full, Incompatible, NotFound, Unavailable
+from kvstate.errors import (
+    Damaged,
+    Denied,
+    Full,
+    Incompatible,
+    InvalidName,
+    NotFound,
+    Unavailable,
+)
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -196,29 +205,26 @@ class LmdbEngine:
         _engines.add(self)
 
     def get(self, key: bytes) -> bytes | None:
-        with self._begin() as txn:
-            return txn.get(key)
+        try:
+            with self._begin() as txn:
+                return txn.get(key)
+        except lmdb.Error as error:
+            _raise(error, self._path)
 
     def scan(
         self, start: bytes, stop: bytes, *, limit: int, reverse: bool = False
     ) -> list[tuple[bytes, bytes]]:
-        with self._begin() as txn:
-            if reverse:
-                pairs = _Cursor(txn).scan(start, stop, reverse=True)
-                return [pair for _, pair in zip(range(limit), pairs, strict=False)]
-            page: list[tuple[bytes, bytes]] = []
-            cursor = txn.cursor()
-            if not cursor.set_range(start):
-                return page
-            for pair in cursor:
-                if pair[0] >= stop or len(page) == limit:
-                    break
-                page.append(pair)
-            return page
+        def page(reader: Reader) -> list[tuple[bytes, bytes]]:
+            return list(islice(reader.scan(start, stop, reverse=reverse), limit))
+
+        return self.read(page)
 
     def read(self, function: Callable[[Reader], T]) -> T:
-        with self._begin() as txn:
-            return function(_Cursor(txn))
+        try:
+            with self._begin() as txn:
+                return function(_Cursor(txn))
+        except lmdb.Error as error:
+            _raise(error, self._path)
 
     def txn(self, function: Callable[[Transaction], T]) -> T:
         return self._run(function)
@@ -379,6 +385,8 @@ def _translated(error: Exception, path: Path) -> Exception:
         )
     if isinstance(error, lmdb.CorruptedError | lmdb.PageNotFoundError | lmdb.PanicError):
         return Damaged(what, str(error))
+    if isinstance(error, lmdb.BadValsizeError):
+        return InvalidName("record", "key", "LMDB holds keys of 1 to 511 bytes")
     if isinstance(error, lmdb.ReadersFullError):
         return Unavailable(what, "all reader slots are taken: raise readers_max", retry=True)
     if code in _NO_ROOM:
