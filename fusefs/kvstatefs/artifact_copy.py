@@ -98,6 +98,10 @@ class ArtifactCopy(WorkingCopy[Staging]):
         newer = None if self._staged else self._records.fetch(self.base.id)
         return (newer or self.base).size
 
+    def _keeps(self, staged: Staging) -> bool:
+        # Small content is soon loaded again, and its next version must be a blob of its own.
+        return staged.size > self._records.inline_bytes_max
+
     def _store(self, staged: Staging) -> bytes:
         base = self.base
         known = None if base is None else self._records.fetch(base.id)

@@ -71,6 +71,32 @@ class ComputedHandle:
         """Let go."""
 
 
+class JournalHandle(ComputedHandle):
+    """The journal's file open for reading.
+
+    Who is told that the file was truncated (`tail -f`) reads it anew from its beginning.
+    """
+
+    def __init__(
+        self,
+        index: JournalIndex,
+        current: Callable[[], JournalIndex],
+        attributes: Callable[[int], Attributes],
+    ) -> None:
+        self._index = index
+        self._current = current
+        super().__init__(self._read, lambda: attributes(self._index.size()))
+
+    def _read(self, offset: int, size: int) -> bytes:
+        try:
+            return self._index.read(offset, size)
+        except OSError:
+            if offset or self._current() is self._index:
+                raise
+        self._index = self._current()
+        return self._index.read(offset, size)
+
+
 class ControlView(PlainView):
     """The fixed folders, and the files that the store computes."""
 
@@ -144,6 +170,9 @@ class ControlView(PlainView):
             self._index = JournalIndex(self._store)
         return self._index
 
+    def _journal_attributes(self, size: int) -> Attributes:
+        return self._attributes(JOURNAL, _FILE, size, lasting=False)
+
     def listing(self, node: int) -> Listing:
         """Open a fixed folder for listing."""
         if node not in self._names:
@@ -161,12 +190,8 @@ class ControlView(PlainView):
         if flags & os.O_ACCMODE != os.O_RDONLY or flags & os.O_TRUNC:
             refuse(errno.EACCES)
         if node == JOURNAL:
-            if not self._journal().whole():
-                self._index = None
-            index = self._journal()
-            return ComputedHandle(
-                index.read, lambda: self._attributes(node, _FILE, index.size(), lasting=False)
-            )
+            self._index = self._journal().current()
+            return JournalHandle(self._index, self._journal, self._journal_attributes)
         text = self._stats_text()
         return ComputedHandle(
             lambda offset, size: text[offset : offset + size],

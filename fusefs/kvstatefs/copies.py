@@ -133,6 +133,10 @@ class WorkingCopy(ABC, Generic[S]):
         """Whether something else was stored since this was loaded or stored."""
 
     @abstractmethod
+    def _keeps(self, staged: S) -> bool:
+        """Whether a staging that was stored is used on, rather than loaded again when needed."""
+
+    @abstractmethod
     def attributes(self) -> Attributes:
         """Give the file's attributes with the working copy's size and time."""
 
@@ -205,8 +209,12 @@ class WorkingCopy(ABC, Generic[S]):
         with self.lock:
             if not self.dirty or self.unlinked or (self.blank and held()):
                 return None
-            content = self._store(self._ready())
+            staged = self._ready()
+            content = self._store(staged)
             self.dirty = self.blank = False
+            if not self._keeps(staged):
+                self._staged = None
+                staged.discard()
             self.appended = True
             return content
 

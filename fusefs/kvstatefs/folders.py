@@ -17,10 +17,10 @@ import stat
 import time
 from typing import TYPE_CHECKING, Final
 
-from kvstate.nodes import File, Folder
 from kvstate.errors import Exists
 from kvstate.keyspace import ROOT_ID
 from kvstate.names import NAME_BYTES_MAX, check_segment
+from kvstate.nodes import File, Folder
 from kvstatefs.artifact_copy import ArtifactCopy
 from kvstatefs.attributes import user_attribute
 from kvstatefs.listing import Listed, Listing, Page

@@ -32,6 +32,7 @@ from kvstatefs.stat_layout import StatLayout
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
+    from kvstatefs.nodes import Attributes
     from kvstatefs.tree import Tree
 
 __all__ = ["FusepyMount"]
@@ -114,9 +115,20 @@ class FusepyMount:
             "negative_timeout=0",
             *options,
         )
-        self.session = Session(self._library)
-        self._files = Operations(tree, mountpoint, self.session.step_aside)
+        self.session = Session(self._library, self._attributes_of, self._release_reader)
+        self._files = Operations(
+            tree, mountpoint, self.session.step_aside, self.session.open_nodes.unlinked
+        )
         self._callbacks: list[object] = []
+
+    def _release_reader(self, number: int) -> bool:
+        if not self._files.release_reader(number):
+            return False
+        self.session.open_nodes.released(number)
+        return True
+
+    def _attributes_of(self, number: int) -> Attributes:
+        return self._files.fgetattr(number)
 
     def mount(self, ready: Callable[[], None], ended: Callable[[], None]) -> None:
         """Mount and serve in threads of its own; `OSError` when the kernel or fusermount refuse.
@@ -271,7 +283,9 @@ class FusepyMount:
 
     def release(self, _path: int, info: int) -> int:
         """Answer the last `close` of an open file."""
-        self._files.release(_FileInfo.from_address(info).fh)
+        number = _FileInfo.from_address(info).fh
+        self.session.open_nodes.released(number)
+        self._files.release(number)
         return 0
 
     def fsync(self, _path: int, _data_only: int, info: int) -> int:

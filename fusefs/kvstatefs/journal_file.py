@@ -1,9 +1,9 @@
 """`.kvstate/journal.jsonl`: the journal as a file that grows, one JSON object a line.
 
 The text is made as it is read. An index remembers, every so many bytes, which revision begins
-there, so that any offset is found without beginning at the front. An index keeps its offsets for as
-long as someone has the file open; when the journal's front was trimmed, the next open makes a new
-one, which begins at what is left.
+there, so that any offset is found without beginning at the front. Who has the file open keeps the
+index, and so the offsets, that were there; when the journal's front was trimmed, the next open
+begins at what is left.
 """
 
 from __future__ import annotations
@@ -59,6 +59,7 @@ class JournalIndex:
         self._marks: list[Mark] = []
         self._newest = 0
         self._size = 0
+        self._lost = False
         self._chunk: tuple[int, bytes] = (-1, b"")
 
     def size(self) -> int:
@@ -68,20 +69,38 @@ class JournalIndex:
             return self._size
 
     def _extend(self) -> None:
-        for event in self._store.journal(self._newest):
-            if event.revision != self._newest:
-                self._newest = event.revision
-                if not self._marks or self._size - self._marks[-1].offset >= _MARK_BYTES:
-                    self._marks.append(Mark(self._size, event.revision))
-            self._size += len(line_of(event))
+        try:
+            for event in self._store.journal(self._newest):
+                self._add(event)
+        except Compacted:
+            self._lost = True  # what came next was trimmed before anybody looked
 
-    def whole(self) -> bool:
-        """Whether the journal still has all that this index covers."""
+    def _add(self, event: Event) -> None:
+        if event.revision != self._newest:
+            self._newest = event.revision
+            if not self._marks or self._size - self._marks[-1].offset >= _MARK_BYTES:
+                self._marks.append(Mark(self._size, event.revision))
+        self._size += len(line_of(event))
+
+    def current(self) -> JournalIndex:
+        """Give this index if the journal still has all that it covers, else one of what is left."""
         with self._lock:
             if not self._marks:
-                return True
-            first = next(iter(self._store.journal(0, 1)), None)
-            return first is not None and first.revision <= self._marks[0].revision
+                return self
+            oldest = next(iter(self._store.journal(0, 1)))
+            if not self._lost and oldest.revision <= self._marks[0].revision:
+                return self
+            later = [mark for mark in self._marks if mark.revision > oldest.revision]
+            if self._lost or not later:
+                return JournalIndex(self._store)
+            index = JournalIndex(self._store)
+            index._marks.append(Mark(0, oldest.revision))
+            index._newest = self._newest
+            front = len(index._render(oldest.revision, later[0].revision))
+            shift = later[0].offset - front
+            index._marks += [mark._replace(offset=mark.offset - shift) for mark in later]
+            index._size = self._size - shift
+            return index
 
     def read(self, offset: int, size: int) -> bytes:
         """Give up to ``size`` bytes from there; ESTALE when they were trimmed meanwhile."""
@@ -101,6 +120,8 @@ class JournalIndex:
 
     def _chunk_at(self, offset: int) -> tuple[int, bytes]:
         """Give the text between the marks around an offset, and where it begins."""
+        if not self._marks:
+            refuse(errno.ESTALE)
         start, chunk = self._chunk
         if start <= offset < start + len(chunk):
             return self._chunk

@@ -91,6 +91,10 @@ class KeyCopy(WorkingCopy[MemoryStaging]):
     def _stored_size(self) -> int:
         return 0 if self.base is None else len(self._keys.text(self.place, self.base))
 
+    def _keeps(self, staged: MemoryStaging) -> bool:
+        del staged
+        return False  # the text of what is stored may be another
+
     def _store(self, staged: MemoryStaging) -> bytes:
         self._keys.put(self.place, staged.read(0, staged.size))
         self.base = self._keys.entry(self.place)

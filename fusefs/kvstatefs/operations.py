@@ -48,12 +48,20 @@ class OpenFolder(NamedTuple):
 class Operations:
     """Everything that a path-based binding needs."""
 
-    def __init__(self, tree: Tree, mountpoint: str, step_aside: Callable[[], None]) -> None:
+    def __init__(
+        self,
+        tree: Tree,
+        mountpoint: str,
+        step_aside: Callable[[], None],
+        unlinked: Callable[[int], None],
+    ) -> None:
+        """Serve a tree; ``unlinked`` is told the number of an open file that lost its name."""
         self.tree = tree
         self.paths = Paths(tree)
         self.cache = KernelCache()
         self._mountpoint = mountpoint
         self._step_aside = step_aside
+        self._unlinked = unlinked
         self._open: dict[int, Opened] = {}
         self._folders: dict[int, OpenFolder] = {}
         self._numbers = itertools.count(1)
@@ -70,7 +78,8 @@ class Operations:
         """Give the attributes of an open file, with the size of what it reads or writes."""
         opened = self._open[number]
         found = opened.handle.attributes()
-        self.cache.told(opened.path, found.content)
+        if opened.path:
+            self.cache.told(opened.path, found.content)
         return found
 
     def readlink(self, path: bytes) -> bytes:
@@ -178,7 +187,7 @@ class Operations:
         self._stored(opened, opened.handle.flush())
 
     def _stored(self, opened: Opened, content: bytes | None) -> None:
-        if content is not None:
+        if content is not None and opened.path:
             self.cache.stored(opened.path, content)
 
     def release(self, number: int) -> None:
@@ -188,6 +197,16 @@ class Operations:
         if seen is not None:
             self.cache.closed(seen)
         opened.handle.release()
+
+    def release_reader(self, number: int) -> bool:
+        """Close an open file for good, if it was open for reading; say whether it was."""
+        opened = self._open[number]
+        if opened.handle.content is None:
+            return False
+        del self._open[number]
+        if opened.grant.seen is not None:
+            opened.grant.seen.holders -= 1
+        return True
 
     # Changing
 
@@ -216,7 +235,7 @@ class Operations:
         """Remove a file."""
         self._step_aside()
         self.tree.unlink(*self.paths.folder(path))
-        self.cache.removed(path)
+        self._lost_name(path)
 
     def rmdir(self, path: bytes) -> None:
         """Remove an empty folder."""
@@ -229,10 +248,25 @@ class Operations:
         parent, name = self.paths.folder(old)
         new_parent, new_name = self.paths.folder(new)
         self.tree.rename(parent, name, new_parent, new_name)
-        self.cache.renamed(old, new)
+        if old != new:
+            self._lost_name(new)
+            self.cache.renamed(old, new)
+            self._got_name(old, new)
+
+    def _lost_name(self, path: bytes) -> None:
+        """Let those who have a file open know that its name is gone or another file's."""
+        self.cache.removed(path)
         for number, opened in list(self._open.items()):
-            if opened.path == old:
-                self._open[number] = opened._replace(path=new)
+            if opened.path == path:
+                self._open[number] = opened._replace(path=b"")
+                self._unlinked(number)
+
+    def _got_name(self, old: bytes, new: bytes) -> None:
+        """Let those who have a file open know its new name."""
+        below = old + b"/"
+        for number, opened in list(self._open.items()):
+            if opened.path == old or opened.path.startswith(below):
+                self._open[number] = opened._replace(path=new + opened.path[len(old) :])
 
     # Extended attributes
 

@@ -14,26 +14,45 @@ This knows how requests and answers begin (`linux/fuse.h`), and nothing of files
 
 from __future__ import annotations
 
+import contextlib
 import ctypes
 import errno
 import os
 import struct
+import sys
 import threading
 from typing import TYPE_CHECKING, Final
+
+from kvstatefs.errnos import errno_of
+from kvstatefs.open_nodes import OpenNodes, packed_attributes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kvstatefs.nodes import Attributes
+
 __all__ = ["Session", "packed_open_flags"]
 
 _THREADS: Final = 24
+_GETATTR: Final = 3
+_SETATTR: Final = 4
 _OPEN: Final = 14
 _INIT: Final = 26
+_RELEASE: Final = 18
+_CREATE: Final = 35
+_OPENING: Final = frozenset({_OPEN, _CREATE})
+_ASKING: Final = frozenset({_GETATTR, _SETATTR})
+_SIZE_CHANGES: Final = 1 << 3  # FATTR_SIZE of setattr's first word
 
-_OPENED_PARTS: Final = 2  # the header of 16 bytes; handle (8), flags (4), padding (4)
+_REQUEST = struct.Struct("=IIQQ")  # length, code, unique, node; 16 bytes more; the body at 40
+_ANSWER = struct.Struct("=IiQ")  # length, -errno, unique
+_DONE: Final = struct.pack("=Ii", 16, 0)
+_OPENED = struct.Struct("=Q")  # handle (8), flags (4), padding (4)
+_OPENED_BYTES: Final = 16
+_ENTRY_BYTES: Final = 128
+_FLAGS = struct.Struct("=II")
 _IOVEC = struct.Struct("@PN")
 _IOVECS = struct.Struct("@PNPN")
-_FLAGS = struct.Struct("=II")
 _string_at = ctypes.string_at
 
 
@@ -62,8 +81,20 @@ class _Turn(threading.local):
 class Session:
     """Reads requests of a mount and hands them to libfuse."""
 
-    def __init__(self, library: ctypes.CDLL) -> None:
-        """Prepare; `start` begins when the mount is there."""
+    def __init__(
+        self,
+        library: ctypes.CDLL,
+        attributes: Callable[[int], Attributes],
+        release: Callable[[int], bool],
+    ) -> None:
+        """Prepare; `start` begins when the mount is there.
+
+        ``attributes`` gives those of an open handle by its number.
+        """
+        self.open_nodes = OpenNodes()
+        self._attributes = attributes
+        self._release = release
+        self._node = 0
         self._library = library
         self._turn = _Turn()
         self._lead = threading.Lock()
@@ -122,22 +153,44 @@ class Session:
         return channel
 
     def _send_opened(self, _channel: int, iovecs: int, count: int) -> int:
-        """Send the answer to an `open`: one part when it failed, else two."""
+        """Send the answer to an `open` or `create`: one part when it failed, else two."""
         try:
-            if count == _OPENED_PARTS:
-                head, _, body, _ = _IOVECS.unpack(_string_at(iovecs, _IOVECS.size))
-                answer = _string_at(head, 16) + _string_at(body, 8) + self.open_flags
-            else:
+            if count == 1:
                 head, size = _IOVEC.unpack(_string_at(iovecs, _IOVEC.size))
-                answer = _string_at(head, size)
-            os.write(self._fd, answer)
+                os.write(self._fd, _string_at(head, size))
+                return 0
+            head, _, body, size = _IOVECS.unpack(_string_at(iovecs, _IOVECS.size))
+            if size == _OPENED_BYTES:
+                opened = _string_at(body, 8)
+                node, answer = self._node, opened + self.open_flags
+            else:
+                answer = _string_at(body, size)
+                (node,) = _OPENED.unpack_from(answer)
+                opened = answer[_ENTRY_BYTES : _ENTRY_BYTES + 8]
+            self.open_nodes.opened(node, *_OPENED.unpack(opened))
+            os.write(self._fd, _string_at(head, 16) + answer)
         except OSError as error:
             return -(error.errno or errno.EIO)
         except BaseException:  # noqa: BLE001  (nothing may pass through libfuse)
             return -errno.EIO
         return 0
 
-    def _work(self) -> None:
+    def _answered(self, request: bytearray) -> bool:
+        """Answer a question about a file without a name; say whether it was one."""
+        _, code, unique, node = _REQUEST.unpack_from(request)
+        number = self.open_nodes.handle_of(node)
+        if number is None or (code == _SETATTR and request[40] & _SIZE_CHANGES):
+            return False
+        try:
+            body = packed_attributes(self._attributes(number))
+            answer = _ANSWER.pack(_ANSWER.size + len(body), 0, unique) + body
+        except Exception as error:  # noqa: BLE001  (this is the edge)
+            answer = _ANSWER.pack(_ANSWER.size, -errno_of(error), unique)
+        with contextlib.suppress(OSError):  # the one who asked may be gone
+            os.write(self._fd, answer)
+        return True
+
+    def _work(self) -> None:  # noqa: C901  (every request passes here: no call more than needed)
         """Lead when it is this thread's turn."""
         turn = self._turn
         lead, process, fd = self._lead, self._process, self._fd
@@ -145,6 +198,7 @@ class Session:
         buffer = bytearray(self._size)
         address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
         buffers = [buffer]
+        orphans, release, write = self.open_nodes.orphans, self._release, os.write
         while True:
             if not turn.leads:
                 lead.acquire()
@@ -160,8 +214,13 @@ class Session:
                 self._end()
                 continue
             code = buffer[4]
-            if code == _OPEN:
+            if code in _OPENING:
+                self._node = int.from_bytes(buffer[16:24], sys.byteorder)
                 process(session, address, size, opening)
+            elif code == _RELEASE and release(int.from_bytes(buffer[40:48], sys.byteorder)):
+                write(fd, _DONE + buffer[8:16])
+            elif orphans and code in _ASKING and self._answered(buffer):
+                continue
             else:
                 process(session, address, size, channel)
                 if code == _INIT:
