@@ -145,7 +145,7 @@ def look(mount: Path) -> None:
     show(f"head -n 3 {at}/hot/python/stdlib/json/__init__.py")
     show(f"getfattr -d -m user.kvstate {at}/hot/python/stdlib/json/__init__.py")
     show(f"ls {at}/state/dpkg | wc -l")
-    show(f"cat {at}/state/dpkg/dpkg; echo")
+    show(f"cat {at}/state/dpkg/dpkg")
 
 
 def stay(daemon: Daemon) -> NoReturn:
