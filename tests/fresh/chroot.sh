@@ -29,6 +29,7 @@ outside() { # makes the machine, then goes on inside of the namespaces
     [ -c /dev/fuse ] || fail "needs /dev/fuse (modprobe fuse)"
     machine=$(mktemp -d "${TMPDIR:-/tmp}/kvstate-fresh-XXXXXX")
     trap 'clean_up' EXIT
+    chmod 755 "$machine" # it becomes the root folder of everyone in there
     note "making a bare $suite with $package in $machine"
     debootstrap --variant=minbase --include="$package" "$suite" "$machine" "$mirror" \
         >"$machine.log" 2>&1 || { tail -n 20 "$machine.log"; fail "debootstrap failed"; }
@@ -108,8 +109,9 @@ for round in first second; do
     done
     cat demo.log
     echo "--- shown after $(($(date +%s) - started)) seconds"
-    ls demo/mount/hot/python/stdlib >/dev/null || exit 1
     mountpoint -q demo/mount || exit 1
+    library=$(.venv/bin/python -c "import sysconfig; print(sysconfig.get_path(\"stdlib\"))")
+    diff -r -x dist-packages -x __pycache__ "$library" demo/mount/hot/python/stdlib || exit 1
     kill -INT "$demo"
     wait "$demo" || { echo "status $?"; tail demo.log; exit 1; }
     tail -n 2 demo.log
