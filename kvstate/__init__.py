@@ -15,10 +15,10 @@ The names below are loaded when they are first used: ``import kvstate`` costs ne
 from __future__ import annotations
 
 from importlib import import_module
-from typing import TYPE_CHECKING
 
 from kvstate.version import __version__
 
+TYPE_CHECKING = False  # as a type checker reads it; `typing` costs a tenth of `--help`
 if TYPE_CHECKING:
     from kvstate.artifact_files import Artifact
     from kvstate.artifacts import Artifacts

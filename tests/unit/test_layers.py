@@ -31,7 +31,14 @@ FACE = "kvstate"
 
 # From the bottom up; a package stands for everything in it.
 LAYERS = (
-    {"kvstate.errors", "kvstate.clock", "kvstate.names", "kvstate.sizes", "kvstate.version"},
+    {
+        "kvstate.errors",
+        "kvstate.clock",
+        "kvstate.names",
+        "kvstate.durations",
+        "kvstate.sizes",
+        "kvstate.version",
+    },
     {"kvstate.settings", "kvstate.engine", "kvstate.codec", "kvstate.jsonview"},
     {"kvstate.keyspace", "kvstate.records", "kvstate.places", "kvstate.journal", "kvstate.config"},
     {"kvstate.staging", "kvstate.blob_reader", "kvstate.blobs", "kvstate.state"},

@@ -1,0 +1,150 @@
+"""What can be typed: every command, its arguments and its help, in one place."""
+
+from __future__ import annotations
+
+import argparse
+
+from kvstate.version import __version__
+
+TYPE_CHECKING = False  # as a type checker reads it; `typing` costs a tenth of `--help`
+if TYPE_CHECKING:
+    from collections.abc import Callable
+    from pathlib import Path
+    from typing import Any
+
+__all__ = ["parser"]
+
+_EPILOG = """\
+Which store: --store, --socket, $KVSTATE_STORE, $KVSTATE_SOCKET, or the default socket of a daemon.
+Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 damaged data found, 6 unavailable.
+"""
+_TIERS = ("hot", "warm", "cold")
+
+
+def _path(text: str) -> Path:
+    from pathlib import Path  # noqa: PLC0415  (4 ms that `--help` does not need)
+
+    return Path(text)
+
+
+def parser() -> argparse.ArgumentParser:
+    """Give the parser of the command line."""
+    top = argparse.ArgumentParser(
+        prog="kvstate",
+        description="Namespaced keys with a TTL, and artifacts in tiers.",
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    top.add_argument("--version", action="version", version=f"kvstate {__version__}")
+    door = top.add_mutually_exclusive_group()
+    door.add_argument("--store", metavar="DIR", type=_path, help="work on this store, in-process")
+    door.add_argument("--socket", metavar="PATH", help="ask the daemon on this socket")
+    top.add_argument("--json", action="store_true", help="print one JSON object, or one a line")
+    commands = top.add_subparsers(metavar="COMMAND", required=True, title="commands")
+
+    def add(name: str, run: str, text: str, **defaults: Any) -> Callable[..., Any]:
+        command = commands.add_parser(name, help=text, description=text, allow_abbrev=False)
+        command.set_defaults(run=run, **defaults)
+        return command.add_argument
+
+    _add_keys(add)
+    _add_artifacts(add)
+    _add_lifecycle(commands)
+    _add_looking(add)
+    _add_config(commands)
+    return top
+
+
+def _add_keys(add: Callable[..., Callable[..., Any]]) -> None:
+    arg = add("get", "keys:get", "print a key's value")
+    arg("namespace", metavar="NS")
+    arg("key", metavar="KEY")
+    arg = add("set", "keys:put", "set a key", creates=True)
+    arg("namespace", metavar="NS")
+    arg("key", metavar="KEY")
+    arg("value", metavar="VALUE", help="the value; - reads it from standard input")
+    arg("--ttl", metavar="TIME", help='expire after this time, such as "90", "1h30m" or "7d"')
+    arg("--type", choices=("text", "json", "int"), default="text", help="what VALUE is")
+    arg("--if-absent", action="store_true", help="only when the key is not there (else exit 4)")
+    arg = add("del", "keys:delete", "delete keys")
+    arg("namespace", metavar="NS")
+    arg("keys", metavar="KEY", nargs="+")
+    arg = add("keys", "keys:names", "list the keys of a namespace (or, without one, namespaces)")
+    arg("namespace", metavar="NS", nargs="?")
+    arg("prefix", metavar="PREFIX", nargs="?", default="")
+    arg("--values", action="store_true", help="with values, revisions and times")
+
+
+def _add_artifacts(add: Callable[..., Callable[..., Any]]) -> None:
+    arg = add("put", "artifacts:put", "store files as artifacts", creates=True)
+    arg("files", metavar="FILE", nargs="+", help="a file; - is standard input")
+    arg("name", metavar="NAME", help="tenant/workflow/artifact; a folder for several files")
+    arg("--tier", choices=_TIERS, default="hot")
+    arg("--meta", metavar="KEY=VALUE", action="append", default=[], help="metadata, as text")
+    arg = add("cat", "artifacts:cat", "print an artifact's content")
+    arg("name", metavar="NAME")
+    arg = add("ls", "artifacts:ls", "list artifacts below a folder")
+    arg("prefix", metavar="PREFIX", nargs="?", default="")
+    arg("--tier", choices=_TIERS, help="only what is in this tier")
+    arg = add("stat", "artifacts:stat", "print what is known of an artifact")
+    arg("name", metavar="NAME")
+    arg = add("rm", "artifacts:rm", "delete artifacts")
+    arg("names", metavar="NAME", nargs="+")
+    arg = add("mv", "artifacts:mv", "give an artifact or a folder another name")
+    arg("name", metavar="NAME")
+    arg("new", metavar="NEW")
+    arg("--replace", action="store_true", help="replace what has the new name")
+    arg = add("tier", "artifacts:tier", "move an artifact to another tier")
+    arg("name", metavar="NAME")
+    arg("tier", choices=_TIERS)
+    arg = add("restore", "artifacts:restore", "bring artifacts back to a hotter tier")
+    arg("names", metavar="NAME", nargs="+")
+    arg("--tier", choices=("hot", "warm"), default="hot")
+
+
+def _add_lifecycle(commands: Any) -> None:
+    text = "what is due: plan it, run it, look at it"
+    lifecycle = commands.add_parser("lifecycle", help=text, description=text, allow_abbrev=False)
+    acts = lifecycle.add_subparsers(metavar="plan|run|summary", required=True)
+    for name, text in (
+        ("plan", "list what is due now, in due order; change nothing"),
+        ("run", "do what is due"),
+        ("summary", "the tiers, the last run, what is due next"),
+    ):
+        act = acts.add_parser(name, help=text, description=text, allow_abbrev=False)
+        act.set_defaults(run=f"looking:lifecycle_{name}")
+        if name == "plan":
+            act.add_argument("--limit", type=int, metavar="N", help="at most so many")
+        if name == "run":
+            act.add_argument("--dry-run", action="store_true", help="only count")
+
+
+def _add_looking(add: Callable[..., Callable[..., Any]]) -> None:
+    arg = add("journal", "looking:journal", "print what was changed")
+    arg("--since", metavar="REV", type=int, default=0, help="only after this revision")
+    arg("--limit", metavar="N", type=int, help="at most so many")
+    arg = add("watch", "looking:watch", "print changes as they happen")
+    arg("namespace", metavar="NS", nargs="?")
+    arg("--since", metavar="REV", type=int, help="begin after this revision")
+    arg("--timeout", metavar="TIME", help="end after this time without a change")
+    add("stats", "looking:stats", "print figures about the store")
+    arg = add("check", "looking:check", "look for inconsistencies; exit 5 when there are some")
+    arg("--verify", action="store_true", help="read every byte of every blob, too")
+
+
+def _add_config(commands: Any) -> None:
+    text = "the settings"
+    config = commands.add_parser("config", help=text, description=text, allow_abbrev=False)
+    acts = config.add_subparsers(metavar="show|validate", required=True)
+    for name, text in (
+        ("show", "print every setting, and where it comes from"),
+        ("validate", "check the settings and say nothing else"),
+    ):
+        act = acts.add_parser(name, help=text, description=text, allow_abbrev=False)
+        act.set_defaults(run=f"settings:{name}")
+        act.add_argument("--file", type=_path, metavar="FILE", help="instead of the store's own")
+    text = "print a completion script for a shell"
+    completion = commands.add_parser("completion", help=text, description=text, allow_abbrev=False)
+    completion.set_defaults(run="settings:completion")
+    completion.add_argument("shell", choices=("bash", "zsh"))

@@ -1,0 +1,121 @@
+"""Commands that look at the store: lifecycle, journal, watch, stats, check."""
+
+from __future__ import annotations
+
+import sys
+from typing import TYPE_CHECKING
+
+from kvstate.cli.doors import open_door
+from kvstate.cli.exits import DAMAGED, DONE, FAILED
+from kvstate.cli.output import (
+    event_facts,
+    event_line,
+    facts_with_times,
+    print_json,
+    print_line,
+    print_tree,
+    printable,
+)
+from kvstate.durations import parse_duration
+from kvstate.progress import Meter
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+    from kvstate.journal import Event
+
+__all__ = [
+    "check",
+    "journal",
+    "lifecycle_plan",
+    "lifecycle_run",
+    "lifecycle_summary",
+    "stats",
+    "watch",
+]
+
+
+def lifecycle_plan(options: Namespace) -> int:
+    """List what is due."""
+    with open_door(options) as store:
+        for move in store.lifecycle.plan(limit=options.limit):
+            facts = facts_with_times(move._asdict())
+            if options.json:
+                print_json(facts)
+            else:
+                print_line(
+                    f"{facts['due_at']} {move.source} -> {move.target} {move.size} {move.name}"
+                )
+    return DONE
+
+
+def lifecycle_run(options: Namespace) -> int:
+    """Do what is due; exit 1 when some of it failed."""
+    with open_door(options) as store, Meter(None, "lifecycle", unit="") as meter:
+        outcome = store.lifecycle.run(dry_run=options.dry_run, progress=lambda *_: meter.add(1))
+    facts = facts_with_times(outcome._asdict())
+    if options.json:
+        print_json(facts)
+    else:
+        failures = facts.pop("failures")
+        print_tree(facts)
+        for name, why in failures:  # type: ignore[attr-defined]
+            sys.stderr.write(f"kvstate: {printable(name)}: {printable(why)}\n")
+    return FAILED if outcome.errors else DONE
+
+
+def lifecycle_summary(options: Namespace) -> int:
+    """Print the tiers, the last run and what is due next."""
+    with open_door(options) as store:
+        _show(options, store.lifecycle.summary())
+    return DONE
+
+
+def _show(options: Namespace, facts: dict[str, object]) -> None:
+    facts = facts_with_times(facts)
+    print_json(facts) if options.json else print_tree(facts)
+
+
+def journal(options: Namespace) -> int:
+    """Print what was changed."""
+    with open_door(options) as store:
+        for event in store.journal(since=options.since, limit=options.limit):
+            _print_event(options, event)
+    return DONE
+
+
+def watch(options: Namespace) -> int:
+    """Print changes as they happen, each at once."""
+    timeout = None if options.timeout is None else parse_duration(options.timeout)
+    with open_door(options) as store:
+        for event in store.watch(options.namespace, since=options.since, timeout=timeout):
+            _print_event(options, event)
+            sys.stdout.flush()
+    return DONE
+
+
+def _print_event(options: Namespace, event: Event) -> None:
+    print_json(event_facts(event)) if options.json else print_line(event_line(event))
+
+
+def stats(options: Namespace) -> int:
+    """Print figures about the store."""
+    with open_door(options) as store:
+        _show(options, store.stats())
+    return DONE
+
+
+def check(options: Namespace) -> int:
+    """Print every inconsistency."""
+    with open_door(options) as store, Meter(None, "check", unit="") as meter:
+        report = store.check(verify=options.verify, progress=lambda *_: meter.add(1))
+    if options.json:
+        problems = [problem._asdict() for problem in report.problems]
+        print_json({"clean": report.clean, "problems": problems, "counts": report.counts})
+    else:
+        for problem in report.problems:
+            print_line(printable(f"{problem.kind}: {problem.where}: {problem.why}"))
+        counts = ", ".join(f"{count} {name}" for name, count in report.counts.items())
+        state = "clean" if report.clean else f"{len(report.problems)} problems"
+        print_line(f"{state}: {counts}")
+    return DONE if report.clean else DAMAGED

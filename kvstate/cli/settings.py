@@ -1,0 +1,52 @@
+"""Commands on settings: config show, config validate, completion."""
+
+from __future__ import annotations
+
+import os
+from typing import TYPE_CHECKING
+
+from kvstate.cli.arguments import parser
+from kvstate.cli.doors import store_path
+from kvstate.cli.exits import DONE
+from kvstate.cli.output import print_json, print_line
+from kvstate.config import load
+
+if TYPE_CHECKING:
+    from argparse import Namespace
+
+__all__ = ["completion", "show", "validate"]
+
+
+def show(options: Namespace) -> int:
+    """Print every setting as a settings file would have it, and where it comes from."""
+    config = load(store_path(options), options.file, os.environ)
+    if options.json:
+        print_json(config.as_dict())
+        return DONE
+    for section, settings in config.as_dict().items():
+        print_line(f"[{section}]")
+        for key, value in settings.items():
+            shown = f'"{value:04o}"' if key == "socket_mode" else _toml(value)
+            print_line(f"{key} = {shown}  # {config.origins[f'{section}.{key}']}")
+        print_line("")
+    return DONE
+
+
+def _toml(value: object) -> str:
+    if isinstance(value, str):
+        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
+    return f"{value:g}" if isinstance(value, float) else str(value)
+
+
+def validate(options: Namespace) -> int:
+    """Check the settings; what is wrong is an error that names the line."""
+    load(store_path(options), options.file, os.environ)
+    return DONE
+
+
+def completion(options: Namespace) -> int:
+    """Print a completion script."""
+    import shtab  # noqa: PLC0415  (its one door)
+
+    print_line(shtab.complete(parser(), options.shell))
+    return DONE
