@@ -20,6 +20,8 @@ from typing import NamedTuple
 
 import pytest
 
+from tests.harness import fuse_or_skip
+
 REPOSITORY = Path(__file__).parents[2]
 README = REPOSITORY / "README.md"
 FENCED = re.compile(r"^```(\w*)\n(.*?)^```$", re.MULTILINE | re.DOTALL)
@@ -80,6 +82,7 @@ class Shell:
 @pytest.fixture
 def folder(tmp_path, monkeypatch):
     """Give a folder like a clone after `./run demo`, while the demonstration runs."""
+    fuse_or_skip()
     (tmp_path / ".venv").symlink_to(sys.prefix)
     monkeypatch.chdir(tmp_path)
     monkeypatch.delenv("KVSTATE_SOCKET", raising=False)
@@ -95,7 +98,10 @@ def folder(tmp_path, monkeypatch):
         pytest.fail(f"the demonstration ended with status {demo.wait()}: {said}")
     yield tmp_path
     demo.send_signal(signal.SIGINT)
-    rest, _ = demo.communicate(timeout=60)
+    try:
+        rest, _ = demo.communicate(timeout=60)
+    finally:
+        demo.kill()
     assert demo.returncode == 0, said + rest
     assert not os.path.ismount("demo/mount")
 
@@ -126,3 +132,16 @@ def test_every_fenced_block_of_the_readme_is_of_a_kind_that_is_run():
     kinds = {block.language for block in blocks()}
 
     assert kinds == {"console", "pycon"}
+
+
+def test_every_link_from_one_page_to_another_leads_somewhere():
+    pages = [*REPOSITORY.glob("*.md"), *REPOSITORY.glob("docs/**/*.md")]
+
+    broken = [
+        f"{page.name}: {target}"
+        for page in pages
+        for target in re.findall(r"\]\(([^)#:]+)[^):]*\)", page.read_text(encoding="utf-8"))
+        if not (page.parent / target).exists()
+    ]
+
+    assert broken == []
