@@ -18,6 +18,7 @@ from __future__ import annotations
 import contextlib
 import os
 import socket
+from functools import cache
 from struct import Struct
 from typing import TYPE_CHECKING, Final, NoReturn
 
@@ -169,8 +170,13 @@ class Channel:
 
 def encode_request(operation: str, arguments: tuple[object, ...]) -> bytes:
     """Give the body of a request."""
-    head = bytes((0x81 + len(arguments),)) + encode(operation)  # [operation, argument, ...]
-    return head + b"".join(map(encode, arguments))
+    return _head(operation, len(arguments)) + b"".join(map(encode, arguments))
+
+
+@cache
+def _head(operation: str, arguments: int) -> bytes:
+    """Give how a request begins: an array, and the operation as its first item."""
+    return bytes((0x81 + arguments,)) + encode(operation)
 
 
 def encode_error(error: StateError) -> bytes:

@@ -68,7 +68,8 @@ class Daemon:
         )
         self._server.start()
         if self._mountpoint is not None:
-            self._mount = Mount(self._path, self._mountpoint)
+            options = self._config.mount.options
+            self._mount = Mount(self._path, self._mountpoint, options=options)
             self._mount.start(cancelled)
         self._jobs = Jobs(store)
         self._jobs.start()

@@ -45,7 +45,7 @@ log = logging.getLogger(__name__)
 class Mount:
     """Keeps the store mounted on a folder, from `start` to `stop`."""
 
-    def __init__(self, store: Path, mountpoint: Path, *, options: tuple[str, ...] = ()) -> None:
+    def __init__(self, store: Path, mountpoint: Path, *, options: str = "") -> None:
         self._store = store
         self._mountpoint = mountpoint
         self._options = options
@@ -82,7 +82,7 @@ class Mount:
         device = self._mountpoint.stat().st_dev
         command = [sys.executable, "-m", "kvstatefs", str(self._store), str(self._mountpoint)]
         process = subprocess.Popen(  # noqa: S603  (our own package, by its full path)
-            [*command, *self._options, "-f"],
+            [*command, "-f", *(["-o", self._options] if self._options else [])],
             stdin=subprocess.DEVNULL,
             start_new_session=True,  # Ctrl-C in a terminal is for the daemon alone
         )

@@ -500,6 +500,39 @@ class TestTheEnd:
         assert stopping == "STOPPING=1"
 
 
+class TestTheConfiguration:
+    def test_the_socket_has_the_mode_that_is_set(self, tmp_path):
+        daemon = DaemonProcess(tmp_path).start(KVSTATE_DAEMON_SOCKET_MODE="0660")
+        try:
+            assert stat.S_IMODE(daemon.socket.stat().st_mode) == 0o660
+        finally:
+            daemon.end()
+
+    def test_the_stores_own_file_is_read(self, tmp_path):
+        daemon = DaemonProcess(tmp_path)
+        daemon.store.mkdir()
+        (daemon.store / "kvstate.toml").write_text('[daemon]\nframe_bytes_max = "64KiB"\n')
+        daemon.start()
+        try:
+            with daemon.connect() as remote, pytest.raises(kvstate.InvalidValue, match="65536"):
+                remote.namespace("ns").set("key", bytes(65536))
+        finally:
+            daemon.end()
+
+    @pytest.mark.parametrize(
+        "text", ["[daemon]\nsokcet = 'x'\n", "[daemon]\nconnections_max = 'many'\n", "[dae"]
+    )
+    def test_a_wrong_setting_is_refused_by_file_and_line_and_nothing_is_made(self, tmp_path, text):
+        config = tmp_path / "wrong.toml"
+        config.write_text(text)
+        daemon = DaemonProcess(tmp_path, "--config", config).begin()
+
+        assert daemon.process.wait(10) == 2
+        assert "wrong.toml" in daemon.said()
+        assert "Traceback" not in daemon.said()
+        assert not daemon.store.exists()
+
+
 class TestTheCommandLine:
     def test_help_needs_no_store(self):
         done = subprocess.run(
