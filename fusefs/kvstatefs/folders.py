@@ -354,9 +354,12 @@ class FolderView(PlainView):
     def _move_folder(
         self, source: Folder, target_view: FolderView, new_parent: int, new_name: str
     ) -> None:
+        parent = identity_of(new_parent)
+        if parent == source.id and source.name == new_name and target_view is not self:
+            self._move_contents(source, target_view)
+            return
         if self.tier is not None or target_view.tier is not None:
             refuse(errno.EXDEV)
-        parent = identity_of(new_parent)
         if (source.parent, source.name) == (parent, new_name):
             return
         target = self._catalog.lookup(parent, new_name)
@@ -366,14 +369,31 @@ class FolderView(PlainView):
             refuse(errno.ENOTEMPTY)
         self._catalog.rename(source.parent, source.name, parent, new_name)
 
+    def _move_contents(self, folder: Folder, target_view: FolderView) -> None:
+        """Move what a folder shows here to the tier of another view of the same folder.
+
+        `mv hot/t/w/logs cold/t/w/logs` asks to rename the folder into itself, since it is there.
+        """
+        for _, listed in self.listing(node_number(self._tag, folder.id)).entries():
+            child = self._child(folder.id, listed.name)
+            if isinstance(child, Folder):
+                self._move_contents(child, target_view)
+            elif target_view.tier is not None:
+                place = node_number(self._tag, folder.id), listed.name
+                self.move(*place, target_view, *place)
+        if self.tier is not None:
+            self._drop(folder.id)
+
     def _move_file(
         self, source: File, target_view: FolderView, place: tuple[int, str], target: File | None
     ) -> None:
         tier = target_view.tier if target_view.tier != source.tier else None
         self._catalog.rename(source.parent, source.name, *place, tier=tier)
+        if place == (source.parent, source.name):
+            return
         for key in (place, target.id if target else None):
             gone = self._copies.find(key)
-            if gone is not None and (target is None or target.id != source.id):
+            if gone is not None and gone is not self._copies.find(source.id):
                 self._copies.unlink(gone)
 
     def _move_unstored(

@@ -47,18 +47,21 @@ class Listing:
     def entries(self, offset: int = 0) -> Iterator[tuple[int, Listed]]:
         """Give the entries from an offset on, each with the offset after it.
 
-        Offset 0 begins anew and looks again.
+        Offset 0 begins anew and looks again. Attributes come only with what was read since this
+        was called: those of a page that was read before may be out of date.
         """
         with self._lock:
             if offset == 0:
                 self._given, self._after = [], ""
+            read_before = len(self._given)
         while True:
             with self._lock:
                 if offset >= len(self._given) and not self._more():
                     return
                 listed = self._given[offset]
                 if listed.attributes is not None:
-                    self._given[offset] = listed._replace(attributes=None)
+                    bare = self._given[offset] = listed._replace(attributes=None)
+                    listed = bare if offset < read_before else listed
             offset += 1
             yield offset, listed
 

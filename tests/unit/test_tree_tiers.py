@@ -143,6 +143,17 @@ class TestListing:
 
         assert again == ["d", "e", "f"]
 
+    def test_a_listing_that_goes_on_gives_no_attributes_that_it_read_before(self, walker):
+        for name in "abc":
+            walker.write(f"hot/acme/weekly/{name}", b"")
+        listing = walker.tree.listing(walker.node("hot/acme/weekly"))
+        first = next(listing.entries())
+
+        rest = list(listing.entries(first[0]))
+
+        assert first[1].attributes is not None
+        assert [listed.attributes for _, listed in rest] == [None, None]
+
     def test_a_listing_that_begins_anew_looks_again(self, walker):
         listing = walker.tree.listing(walker.node("hot/acme/weekly"))
         before = list(listing.entries())
@@ -247,6 +258,18 @@ class TestMoving:
 
         with refused(errno.EXDEV):
             walker.rename(old, new)
+
+    def test_renaming_a_folder_into_itself_in_another_tier_moves_what_is_in_it(self, walker, store):
+        walker.folders("hot/acme/weekly/logs/build")
+        walker.write("hot/acme/weekly/logs/1.txt", b"1")
+        walker.write("hot/acme/weekly/logs/build/2.txt", b"2")
+        walker.write("warm/acme/weekly/logs/3.txt", b"3")
+
+        walker.rename("hot/acme/weekly/logs", "cold/acme/weekly/logs/logs")
+
+        tiers = {found.artifact: found.tier for found in store.artifacts.list()}
+        assert tiers == {"logs/1.txt": "cold", "logs/3.txt": "warm", "logs/build/2.txt": "cold"}
+        assert not walker.exists("hot/acme/weekly/logs")
 
     def test_a_folder_is_not_renamed_over_one_with_a_file_that_is_being_made(self, walker):
         walker.mkdir("hot/acme/monthly")
