@@ -1,0 +1,133 @@
+"""kvstate as a contender: embedded, over the daemon's socket, and mounted."""
+
+from __future__ import annotations
+
+import contextlib
+import os
+import subprocess
+import sys
+import threading
+import time
+
+import kvstate
+
+DEADLINE_SECONDS = 30
+
+
+class Keys:
+    """A namespace of an open store."""
+
+    durable = True
+
+    def __init__(self, store):
+        self.store = store
+        namespace = store.namespace("bench")
+        self.get, self.set, self.set_many = namespace.get, namespace.set, namespace.set_many
+        self._namespace = namespace
+
+    def scan(self):
+        return sum(1 for _ in self._namespace.scan())
+
+
+class Contents:
+    """The artifacts of an open store."""
+
+    def __init__(self, store):
+        self.get, self.put = store.artifacts.get, store.artifacts.put
+
+
+@contextlib.contextmanager
+def process(command, ready):
+    """Run a process of ours until the end; ``ready`` says when it is up."""
+    with subprocess.Popen(command, stderr=subprocess.PIPE) as child:
+        try:
+            deadline = time.monotonic() + DEADLINE_SECONDS
+            while not ready():
+                if child.poll() is not None or time.monotonic() > deadline:
+                    raise RuntimeError(f"{command} does not come up: {child.returncode}")
+                time.sleep(0.01)
+            drain = threading.Thread(target=child.stderr.read, daemon=True)
+            drain.start()
+            yield child
+        finally:
+            child.terminate()
+            child.wait(DEADLINE_SECONDS)
+
+
+@contextlib.contextmanager
+def daemon(folder):
+    """Run `kvstated`; give its socket."""
+    socket = folder / "kvstated.sock"
+    command = [sys.executable, "-m", "kvstated", "--store", folder / "served", "--socket", socket]
+    with process(command, socket.exists):
+        yield socket
+
+
+@contextlib.contextmanager
+def mounted(folder):
+    """Mount a store; give a workflow's folder in it."""
+    mount = folder / "mount"
+    mount.mkdir()
+    command = [sys.executable, "-m", "kvstatefs", folder / "mounted", mount, "-f"]
+    kvstate.open(folder / "mounted").close()
+    try:
+        with process(command, lambda: os.path.ismount(mount)):
+            place = mount / "hot/bench/files"
+            place.mkdir(parents=True)
+            yield place
+            subprocess.run(["fusermount", "-u", "-z", mount], check=False)
+    finally:
+        if os.path.ismount(mount):
+            subprocess.run(["umount", "-l", mount], check=False)
+
+
+def _client_sets(socket, number, count, go):
+    with kvstate.connect(socket) as store:
+        namespace = store.namespace(f"client{number}")
+        namespace.set("warm", 1)
+        go.wait()
+        for key in range(count):
+            namespace.set(f"k{key}", "v" * 100)
+
+
+def concurrent_sets(socket, clients=32, processes=4, each=40):
+    """Give durable sets a second by many clients at once."""
+    program = (
+        "import sys, threading; from benchmarks.ours import client_threads;"
+        "client_threads(sys.argv[1], int(sys.argv[2]), int(sys.argv[3]), int(sys.argv[4]))"
+    )
+    began = time.perf_counter()
+    children = [
+        subprocess.Popen(
+            [sys.executable, "-c", program, socket, str(n), str(clients // processes), str(each)],
+            stdout=subprocess.PIPE,
+            stdin=subprocess.PIPE,
+        )
+        for n in range(processes)
+    ]
+    for child in children:
+        child.stdout.readline()
+    began = time.perf_counter()
+    for child in children:
+        child.stdin.close()
+    for child in children:
+        child.wait()
+        child.stdout.close()
+    return clients * each / (time.perf_counter() - began)
+
+
+def client_threads(socket, number, threads, each):
+    """Be one of the processes of `concurrent_sets`: connect, say so, wait, and set."""
+    go = threading.Event()
+    running = [
+        threading.Thread(target=_client_sets, args=(socket, number * 100 + n, each, go))
+        for n in range(threads)
+    ]
+    for thread in running:
+        thread.start()
+    sys.stdout.write("ready\n")
+    sys.stdout.flush()
+    sys.stdin.read()
+    go.set()
+    for thread in running:
+        thread.join()
