@@ -222,10 +222,18 @@ def _answer(session: Session, body: bytes) -> bytes:
         return session.answer(body)
     except StateError as error:
         return encode_error(error)
-    except Exception as error:
-        log.exception("a request failed in a way that no one foresaw")
-        message = f"the daemon failed: {type(error).__name__}: {error}; its log says where"
-        return encode_error(StateError(message))
+    except OSError as error:
+        if error.errno not in _NO_DESCRIPTOR:
+            return _unforeseen(error)
+        return encode_error(Unavailable("kvstated", os.strerror(error.errno), retry=True))
+    except Exception as error:  # noqa: BLE001  (it is logged, and the client is told)
+        return _unforeseen(error)
+
+
+def _unforeseen(error: Exception) -> bytes:
+    log.error("a request failed in a way that no one foresaw", exc_info=error)
+    message = f"the daemon failed: {type(error).__name__}: {error}; its log says where"
+    return encode_error(StateError(message))
 
 
 def _peer_uid(connection: socket.socket) -> int:

@@ -88,6 +88,11 @@ class DaemonProcess:
     def descriptors(self):
         return sum(1 for _ in Path(f"/proc/{self.process.pid}/fd").iterdir())
 
+    def ticks(self):
+        """Give the processor time that it has used, in hundredths of a second."""
+        fields = Path(f"/proc/{self.process.pid}/stat").read_text().rsplit(")", 1)[1].split()
+        return int(fields[11]) + int(fields[12])
+
     def raw(self):
         """Give a plain socket that is connected to it."""
         plain = socket.socket(socket.AF_UNIX, socket.SOCK_STREAM)
