@@ -10,9 +10,9 @@ from pathlib import Path
 REPOSITORY = Path(__file__).parents[2]
 
 
-def run(*arguments, script="run", **environ):
+def run(*arguments, **environ):
     return subprocess.run(
-        [REPOSITORY / script, *arguments],
+        [REPOSITORY / "run", *arguments],
         env={**os.environ, **environ},
         capture_output=True,
         text=True,
@@ -64,8 +64,9 @@ def test_missing_packages_are_named_where_nobody_can_install_them(tmp_path):
     for name in ("dirname", "readlink", "tr", "flock"):
         (tmp_path / name).symlink_to(f"/usr/bin/{name}")
     (tmp_path / "python3").symlink_to(sys.executable)
+    environ = {"PATH": str(tmp_path), "KVSTATE_PYTHON": "python3"}
 
-    done = run("tests", PATH=str(tmp_path), KVSTATE_VENV=str(tmp_path / "venv"))
+    done = run("tests", KVSTATE_VENV=str(tmp_path / "venv"), **environ)
 
     assert done.returncode == 1
     assert "missing: " in done.stderr
