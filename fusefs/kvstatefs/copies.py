@@ -323,9 +323,12 @@ class WriteHandle(Generic[C]):
         """Write; a handle opened for appending writes at the end, wherever the kernel thinks."""
         return self.copy.write(offset, data, append=self._append)
 
-    def truncate(self, size: int) -> None:
+    def truncate(self, size: int, *, opening: bool = False) -> None:
         """Cut or extend."""
-        self.copy.truncate(size)
+        if opening:
+            self.copy.empty()
+        else:
+            self.copy.truncate(size)
 
     def flush(self, held: Callable[[], bool] = never) -> bytes | None:
         """Store what is not stored yet."""

@@ -245,9 +245,8 @@ class FusepyMount:
         fields = _FileInfo.from_address(info)
         flags = fields.flags
         fields.fh, grant = self._files.open(path, flags)
-        self.session.open_flags = _OPEN_FLAGS[
-            grant.direct, grant.keep, flags & os.O_ACCMODE == os.O_RDONLY
-        ]
+        reads = flags & os.O_ACCMODE == os.O_RDONLY
+        self.session.answer_open(_OPEN_FLAGS[grant.direct, grant.keep, reads])
         return 0
 
     def create(self, path: bytes, mode: int, info: int) -> int:

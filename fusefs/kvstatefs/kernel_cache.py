@@ -21,13 +21,14 @@ __all__ = ["STALE_SECONDS", "Grant", "KernelCache", "Seen"]
 STALE_SECONDS = 1.0
 """For how long the kernel may keep names and attributes: the bound on what is stale."""
 _SETTLED_SECONDS = 1.1
+_STEP_SECONDS = 0.0005
 _SEEN_MAX = 100_000
 
 
 class Seen:
     """What the kernel knows of one path."""
 
-    __slots__ = ("held", "holders", "known", "rewritten", "told")
+    __slots__ = ("held", "holders", "known", "outlasted", "rewritten", "told")
 
     def __init__(self) -> None:
         self.told: bytes | None = None
@@ -38,6 +39,8 @@ class Seen:
         """How many open files use the kernel's pages."""
         self.known = False
         """Whether the path ever had stored content."""
+        self.outlasted = 0.0
+        """Until when a writer need not wait for the holders again."""
         self.rewritten = 0.0
         """When this mount last replaced its content."""
 
@@ -89,6 +92,23 @@ class KernelCache:
         seen.held = content
         seen.holders += 1
         return Grant(direct=False, keep=keep, seen=seen)
+
+    def held(self, path: bytes) -> bool:
+        """Whether somebody reads a path through the kernel's pages."""
+        seen = self._seen.get(path)
+        return seen is not None and seen.holders > 0
+
+    def wait(self, path: bytes, seconds: float) -> None:
+        """Wait until nobody does, or so long; who has outlasted it is not waited for again soon."""
+        seen = self._seen.get(path)
+        if seen is None or self._now() < seen.outlasted:
+            return
+        deadline = self._now() + seconds
+        while seen.holders > 0:
+            if self._now() > deadline:
+                seen.outlasted = self._now() + _SETTLED_SECONDS
+                return
+            time.sleep(_STEP_SECONDS)
 
     @staticmethod
     def closed(seen: Seen) -> None:

@@ -39,9 +39,9 @@ class TextHandle:
         del offset, data
         refuse(errno.EBADF)
 
-    def truncate(self, size: int) -> None:
+    def truncate(self, size: int, *, opening: bool = False) -> None:
         """Refuse."""
-        del size
+        del size, opening
         refuse(errno.EBADF)
 
     def flush(self, held: Callable[[], bool] = never) -> bytes | None:

@@ -133,8 +133,8 @@ class Handle(Protocol):
         """Write all of the data there; give how many bytes that were."""
         ...
 
-    def truncate(self, size: int) -> None:
-        """Cut or extend what is being written."""
+    def truncate(self, size: int, *, opening: bool = False) -> None:
+        """Cut or extend what is being written; ``opening`` for an O_TRUNC: more is to come."""
         ...
 
     def flush(self, held: Callable[[], bool] = never) -> bytes | None:

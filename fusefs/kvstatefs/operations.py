@@ -27,6 +27,7 @@ if TYPE_CHECKING:
 __all__ = ["Opened", "Operations"]
 
 _QUICK_BYTES = 64 * 1024
+_PATIENCE_SECONDS = 0.05
 _WRITING = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 
 
@@ -78,8 +79,9 @@ class Operations:
         """Give the attributes of an open file, with the size of what it reads or writes."""
         opened = self._open[number]
         found = opened.handle.attributes()
-        if opened.path:
-            self.cache.told(opened.path, found.content)
+        if not opened.path:
+            return found._replace(links=0)
+        self.cache.told(opened.path, found.content)
         return found
 
     def readlink(self, path: bytes) -> bytes:
@@ -124,14 +126,34 @@ class Operations:
         """
         found = self.paths.find(path)
         handle = found.handle
-        if handle is None or flags & _WRITING:
+        if flags & _WRITING:
+            return self._open_to_write(found.attributes.node, path, flags)
+        if handle is None:
             node = found.attributes.node
             handle = self.tree.open(node, flags)
-            if flags & _WRITING or self.tree.has_writers(node):
+            if self.tree.has_writers(node):
                 return self._opened(handle, path, writers=True)
             if handle.content is not None and found.attributes.lasting:
                 found.handle = handle
         return self._opened(handle, path, writers=False)
+
+    def _open_to_write(self, node: int, path: bytes, flags: int) -> tuple[int, Grant]:
+        """Open a file for writing, when those who read it through the kernel's pages are done.
+
+        The kernel truncates what they see. From now on nobody else reads through its pages; who
+        keeps the file open longer than `_PATIENCE_SECONDS` is not waited for.
+        """
+        handle = self.tree.open(node, flags & ~os.O_TRUNC)
+        try:
+            if flags & (os.O_TRUNC | os.O_APPEND) != os.O_APPEND and self.cache.held(path):
+                self._step_aside()
+                self.cache.wait(path, _PATIENCE_SECONDS)
+            if flags & os.O_TRUNC:
+                handle.truncate(0, opening=True)
+        except BaseException:
+            handle.release()
+            raise
+        return self._opened(handle, path, writers=True)
 
     def _opened(self, handle: Handle, path: bytes, *, writers: bool) -> tuple[int, Grant]:
         grant = self.cache.opened(path, handle.content, writers=writers)
@@ -217,6 +239,8 @@ class Operations:
     def setattr(self, path: bytes, changes: Changes) -> None:
         """Change attributes."""
         self._step_aside()
+        if changes.size is not None and self.cache.held(path):
+            self.cache.wait(path, _PATIENCE_SECONDS)
         self.tree.setattr(self.paths.find(path).attributes.node, changes)
 
     def mkdir(self, path: bytes, mode: int, caller: Caller) -> None:

@@ -4,10 +4,14 @@ libfuse 2's own loop calls Python from threads that Python does not know: each c
 a thread state, and several threads wake up for what one can do. Here one thread at a time, the
 leader, reads a request and answers it before it reads the next. An operation that may have to wait
 for a disk first steps aside, and another thread leads on. So what is quick is as quick as in one
-thread, and what is slow holds nobody up.
+thread, and what is slow holds nobody up. While something slow is under way, whoever may have to
+wait for it inside libfuse (which locks the paths that a rename changes) steps aside, too.
 
 Readers open with FOPEN_NOFLUSH (Linux 5.16), which libfuse 2 does not know: the answer to an `open`
-goes through a channel of ours that sets it, and the close of a reader then asks nothing.
+goes through a channel of ours that sets it, and the close of a reader then asks nothing. So do the
+answers to other questions about a node that was looked up: libfuse says ENOENT when the node has
+just lost its name to a rename; ESTALE makes the kernel look the name up again, once. The next
+rename waits a moment then, so that once is enough.
 
 This knows how requests and answers begin (`linux/fuse.h`), and nothing of files.
 """
@@ -21,6 +25,7 @@ import os
 import struct
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from kvstatefs.errnos import errno_of
@@ -34,20 +39,27 @@ if TYPE_CHECKING:
 __all__ = ["Session", "packed_open_flags"]
 
 _THREADS: Final = 24
+_GRACE_SECONDS: Final = 0.004
 _GETATTR: Final = 3
 _SETATTR: Final = 4
 _OPEN: Final = 14
 _INIT: Final = 26
+_RENAME: Final = 12
 _RELEASE: Final = 18
 _CREATE: Final = 35
-_OPENING: Final = frozenset({_OPEN, _CREATE})
+_BY_CHANNEL: Final = frozenset({_GETATTR, _SETATTR, 5, _OPEN, 22, 23, _CREATE, 27})
+"""What is answered through our channel: the above, readlink, getxattr, listxattr, opendir."""
+_BY_NAME: Final = frozenset(
+    {1, _GETATTR, _SETATTR, 5, 6, 8, 9, 10, 11, 12, _OPEN, 22, 23, _CREATE, 27}
+)
+"""What libfuse looks up a path for."""
 _ASKING: Final = frozenset({_GETATTR, _SETATTR})
 _SIZE_CHANGES: Final = 1 << 3  # FATTR_SIZE of setattr's first word
 
 _REQUEST = struct.Struct("=IIQQ")  # length, code, unique, node; 16 bytes more; the body at 40
 _ANSWER = struct.Struct("=IiQ")  # length, -errno, unique
 _DONE: Final = struct.pack("=Ii", 16, 0)
-_OPENED = struct.Struct("=Q")  # handle (8), flags (4), padding (4)
+_HANDLE = struct.Struct("=Q")  # a handle or a node; after a handle: flags (4), padding (4)
 _OPENED_BYTES: Final = 16
 _ENTRY_BYTES: Final = 128
 _FLAGS = struct.Struct("=II")
@@ -73,9 +85,11 @@ class _ChannelOperations(ctypes.Structure):
 
 
 class _Turn(threading.local):
-    """Whether this thread leads."""
+    """Whether this thread leads, and what it knows of the request that it serves."""
 
     leads = False
+    node = 0
+    open_flags = _FLAGS.pack(0, 0)
 
 
 class Session:
@@ -94,15 +108,17 @@ class Session:
         self.open_nodes = OpenNodes()
         self._attributes = attributes
         self._release = release
-        self._node = 0
+        self._stale_at = 0.0
         self._library = library
         self._turn = _Turn()
         self._lead = threading.Lock()
         self._busy = 0
         self._idle = threading.Condition()
         self._over = threading.Event()
-        self.open_flags = _FLAGS.pack(0, 0)
-        """Set by an `open` on its way to its answer: only the leader answers one."""
+
+    def answer_open(self, flags: bytes) -> None:
+        """Let the `open` that this thread serves be answered with these flags."""
+        self._turn.open_flags = flags
 
     def step_aside(self) -> None:
         """Let another thread lead: this one may have to wait."""
@@ -130,13 +146,13 @@ class Session:
         self._process = _function(
             library.fuse_session_process, None, _Pointer, _Pointer, ctypes.c_size_t, _Pointer
         )
-        self._opening = self._channel_of_ours()
+        self._own_channel = self._channel_of_ours()
         for number in range(_THREADS):
             threading.Thread(target=self._work, name=f"fuse-{number}", daemon=True).start()
 
     def _channel_of_ours(self) -> int:
-        """Make the channel through which `open` is answered."""
-        send, destroy = _Send(self._send_opened), _Destroy(lambda _: None)
+        """Make the channel whose answers pass through here."""
+        send, destroy = _Send(self._send), _Destroy(lambda _: None)
         operations = _ChannelOperations(
             None, ctypes.cast(send, _Pointer), ctypes.cast(destroy, _Pointer)
         )
@@ -152,28 +168,40 @@ class Session:
         channel: int = new(ctypes.byref(operations), self._fd, self._size, None)
         return channel
 
-    def _send_opened(self, _channel: int, iovecs: int, count: int) -> int:
-        """Send the answer to an `open` or `create`: one part when it failed, else two."""
+    def _send(self, _channel: int, iovecs: int, count: int) -> int:
+        """Send an answer: of one part when it failed, else of two."""
         try:
             if count == 1:
-                head, size = _IOVEC.unpack(_string_at(iovecs, _IOVEC.size))
-                os.write(self._fd, _string_at(head, size))
-                return 0
-            head, _, body, size = _IOVECS.unpack(_string_at(iovecs, _IOVECS.size))
-            if size == _OPENED_BYTES:
-                opened = _string_at(body, 8)
-                node, answer = self._node, opened + self.open_flags
+                answer = self._failed(*_IOVEC.unpack(_string_at(iovecs, _IOVEC.size)))
             else:
-                answer = _string_at(body, size)
-                (node,) = _OPENED.unpack_from(answer)
-                opened = answer[_ENTRY_BYTES : _ENTRY_BYTES + 8]
-            self.open_nodes.opened(node, *_OPENED.unpack(opened))
-            os.write(self._fd, _string_at(head, 16) + answer)
+                head, _, body, size = _IOVECS.unpack(_string_at(iovecs, _IOVECS.size))
+                answer = _string_at(head, _ANSWER.size) + self._body(body, size)
+            os.write(self._fd, answer)
         except OSError as error:
             return -(error.errno or errno.EIO)
         except BaseException:  # noqa: BLE001  (nothing may pass through libfuse)
             return -errno.EIO
         return 0
+
+    def _failed(self, head: int, size: int) -> bytes:
+        answer = _string_at(head, size)
+        length, number, unique = _ANSWER.unpack_from(answer)
+        if number != -errno.ENOENT:
+            return answer
+        self._stale_at = time.monotonic()
+        return _ANSWER.pack(length, -errno.ESTALE, unique)
+
+    def _body(self, body: int, size: int) -> bytes:
+        """Give an answer's body; of an `open` with its flags, and its node taken note of."""
+        if size == _OPENED_BYTES:
+            opened = _string_at(body, 8)
+            self.open_nodes.opened(self._turn.node, *_HANDLE.unpack(opened))
+            return opened + self._turn.open_flags
+        answer = _string_at(body, size)
+        if size == _ENTRY_BYTES + _OPENED_BYTES:
+            number = _HANDLE.unpack_from(answer, _ENTRY_BYTES)
+            self.open_nodes.opened(*_HANDLE.unpack_from(answer), *number)
+        return answer
 
     def _answered(self, request: bytearray) -> bool:
         """Answer a question about a file without a name; say whether it was one."""
@@ -190,15 +218,12 @@ class Session:
             os.write(self._fd, answer)
         return True
 
-    def _work(self) -> None:  # noqa: C901  (every request passes here: no call more than needed)
+    def _work(self) -> None:
         """Lead when it is this thread's turn."""
-        turn = self._turn
-        lead, process, fd = self._lead, self._process, self._fd
-        session, channel, opening = self._session, self._channel, self._opening
+        turn, lead, serve = self._turn, self._lead, self._serve
         buffer = bytearray(self._size)
         address = ctypes.addressof(ctypes.c_char.from_buffer(buffer))
-        buffers = [buffer]
-        orphans, release, write = self.open_nodes.orphans, self._release, os.write
+        buffers, fd, readv = [buffer], self._fd, os.readv
         while True:
             if not turn.leads:
                 lead.acquire()
@@ -207,28 +232,37 @@ class Session:
                     lead.release()
                     return
             try:
-                size = os.readv(fd, buffers)
+                size = readv(fd, buffers)
             except OSError as error:
-                if error.errno in {errno.EINTR, errno.EAGAIN, errno.ENOENT}:
-                    continue
-                self._end()
+                if error.errno not in {errno.EINTR, errno.EAGAIN, errno.ENOENT}:
+                    self._end()
                 continue
-            code = buffer[4]
-            if code in _OPENING:
-                self._node = int.from_bytes(buffer[16:24], sys.byteorder)
-                process(session, address, size, opening)
-            elif code == _RELEASE and release(int.from_bytes(buffer[40:48], sys.byteorder)):
-                write(fd, _DONE + buffer[8:16])
-            elif orphans and code in _ASKING and self._answered(buffer):
-                continue
-            else:
-                process(session, address, size, channel)
-                if code == _INIT:
-                    self._ready()
+            serve(buffer, address, size)
             if not turn.leads:
                 with self._idle:
                     self._busy -= 1
                     self._idle.notify_all()
+
+    def _serve(self, request: bytearray, address: int, size: int) -> None:
+        """Answer one request."""
+        code = request[4]
+        if code == _RELEASE and self._release(int.from_bytes(request[40:48], sys.byteorder)):
+            os.write(self._fd, _DONE + request[8:16])
+            return
+        if self._busy and code in _BY_NAME:
+            self.step_aside()
+        if code == _RENAME and time.monotonic() - self._stale_at < _GRACE_SECONDS:
+            self.step_aside()
+            time.sleep(_GRACE_SECONDS)
+        if code in _BY_CHANNEL:
+            if code in _ASKING and self.open_nodes.orphans and self._answered(request):
+                return
+            self._turn.node = int.from_bytes(request[16:24], sys.byteorder)
+            self._process(self._session, address, size, self._own_channel)
+            return
+        self._process(self._session, address, size, self._channel)
+        if code == _INIT:
+            self._ready()
 
     def _end(self) -> None:
         """Stop leading for good: the mount is gone."""
