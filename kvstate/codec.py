@@ -12,6 +12,7 @@ record that turned up under another key is as damaged as one with a flipped bit.
 
 from __future__ import annotations
 
+import io
 from datetime import date, datetime
 from decimal import Decimal
 from typing import TYPE_CHECKING, Any, TypeAlias
@@ -44,6 +45,7 @@ Value: TypeAlias = Any
 """A value of the model; `Any`, since a recursive union helps nobody who calls ``get``."""
 
 DEPTH_MAX = 128
+_PIECE_BYTES = 1 << 16
 SEAL_BYTES = 8
 DIGEST_BYTES = 16
 _NAIVE_TAG = 27510
@@ -141,10 +143,23 @@ def _tag(tag: cbor2.CBORTag, _immutable: bool, /) -> Value:  # noqa: FBT001  (cb
     raise InvalidValue("value", f"CBOR tag {tag.tag} is not of the model")
 
 
+class _Pieces(io.BytesIO):
+    """Large data in pieces: between them other threads get their turn."""
+
+    def read(self, size: int | None = -1, /) -> bytes:
+        return super().read(size)
+
+
 def decode(data: bytes) -> Value:
     """Give the value that these bytes hold; `InvalidValue` when they hold none of the model."""
     try:
-        return cbor2.loads(data, tag_hook=_tag, max_depth=DEPTH_MAX + 8)
+        if len(data) <= _PIECE_BYTES:
+            return cbor2.loads(data, tag_hook=_tag, max_depth=DEPTH_MAX + 8)
+        pieces = _Pieces(data)
+        decoder = cbor2.CBORDecoder(
+            pieces, tag_hook=_tag, max_depth=DEPTH_MAX + 8, read_size=_PIECE_BYTES
+        )
+        return decoder.decode()
     except InvalidValue:
         raise
     except Exception as error:  # noqa: BLE001  (whatever a hostile frame makes the decoder raise)

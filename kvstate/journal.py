@@ -260,7 +260,9 @@ class Journal:
         self, since: int | None, timeout: float | None, *, namespace: str | None = None
     ) -> Iterator[Event]:
         """Give events as they are committed, by anyone; end after ``timeout`` quiet seconds."""
-        seen = self.revision() if since is None else since
+        return self._watch(self.revision() if since is None else since, timeout, namespace)
+
+    def _watch(self, seen: int, timeout: float | None, namespace: str | None) -> Iterator[Event]:
         while True:
             for event in self.events(seen):
                 seen = event.revision

@@ -123,6 +123,13 @@ def test_a_watch_gives_what_was_committed_before_and_after_it_began(store):
     assert seen == [("a", 1), ("b", 2), ("d", 4)]
 
 
+def test_a_watch_from_now_on_begins_when_it_is_asked_for(store):
+    watch = store.watch("ns", timeout=20)
+    store.namespace("ns")["a"] = 1
+
+    assert next(iter(watch)).name == "a"
+
+
 def test_a_watch_ends_after_its_timeout(store):
     store.namespace("ns")["a"] = 1
 

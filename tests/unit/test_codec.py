@@ -55,6 +55,15 @@ def test_bytes_of_any_kind_are_decoded_or_refused(data):
         assert str(error)  # noqa: PT017  (either way is right)
 
 
+def test_large_values_come_back_and_large_garbage_is_refused():
+    value = {"rows": [{"id": number, "text": "x" * 20} for number in range(20_000)]}
+
+    assert decode(encode(value)) == value
+    assert decode(encode("x" * 300_000)) == "x" * 300_000
+    with pytest.raises(InvalidValue):
+        decode(encode(value)[:-1])
+
+
 def test_a_named_zone_and_its_fold_come_back():
     moment = datetime(2026, 10, 25, 2, 30, tzinfo=ZoneInfo("Europe/Berlin"), fold=1)
 
