@@ -77,9 +77,14 @@ class Mount:
             _kill(process)
 
     def _mount(self, cancelled: Callable[[], bool]) -> None:
-        heal(self._mountpoint, self._store)
-        check_folder(self._mountpoint)
-        device = self._mountpoint.stat().st_dev
+        if is_dead(self._mountpoint):
+            # The new process unmounts it just before it mounts: until then, who writes gets an
+            # error, and not an ordinary folder that would keep what is written from the store.
+            device = self._mountpoint.parent.stat().st_dev
+        else:
+            heal(self._mountpoint, self._store)
+            check_folder(self._mountpoint)
+            device = self._mountpoint.stat().st_dev
         command = [sys.executable, "-m", "kvstatefs", str(self._store), str(self._mountpoint)]
         process = subprocess.Popen(  # noqa: S603  (our own package, by its full path)
             [*command, "-f", *(["-o", self._options] if self._options else [])],

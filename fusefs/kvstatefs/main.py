@@ -74,9 +74,9 @@ def _parser() -> argparse.ArgumentParser:
 def _mount(store: Path, mountpoint: Path, options: argparse.Namespace) -> int:
     store, mountpoint = store.absolute(), mountpoint.absolute()
     wanted = parse_options(options.options, str(store))
-    mountpoints.heal(mountpoint)
-    mountpoint = mountpoint.resolve()
-    mountpoints.check(mountpoint, store.resolve())
+    if not mountpoints.is_dead(mountpoint):
+        mountpoint = mountpoint.resolve()
+        mountpoints.check(mountpoint, store.resolve())
     signal.pthread_sigmask(signal.SIG_BLOCK, {*_SIGNALS, _ENDED})
     serve = _Server(store, mountpoint, wanted.for_libfuse, read_only=wanted.read_only)
     return serve.run() if options.foreground else _in_background(serve.run)
@@ -107,6 +107,9 @@ class _Server:
             mount = FusepyMount(Tree(store), str(self._mountpoint), self._options)
             main_thread = threading.main_thread().ident
             assert main_thread is not None
+            # Not a moment earlier: who writes where a mount was finds an ordinary folder.
+            if mountpoints.heal(self._mountpoint):
+                mountpoints.check(self._mountpoint, self._store.resolve())
             mount.mount(
                 ready or (lambda: log.info("%s is mounted on %s", self._store, self._mountpoint)),
                 lambda: signal.pthread_kill(main_thread, _ENDED),
@@ -131,6 +134,9 @@ def _in_background(run: Callable[[Callable[[], None]], int]) -> int:
         status = 1
         try:
             status = run(lambda: _leave_terminal(writing))
+        except InvalidConfig as error:
+            _say(error)
+            status = 2
         except (StateError, OSError) as error:
             _say(error)
         finally:
