@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterable, Iterator, Mapping, MutableMapping
 from typing import TYPE_CHECKING, Any
 
 from kvstate.clock import NEVER, SECOND, deadline_ns
 from kvstate.codec import Value, decode, encode, unseal
 from kvstate.errors import Conflict, Exists, InvalidName, InvalidValue, NotFound
 from kvstate.journal import Spilled
+from kvstate.key_mapping import KeyMapping
 from kvstate.keyspace import after_prefix, expiry_key, namespace_key, state_prefix
 from kvstate.names import check_key, check_namespace
 from kvstate.records import (
@@ -22,6 +22,7 @@ from kvstate.records import (
 from kvstate.state import Entry, expired, journal_value
 
 if TYPE_CHECKING:
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import datetime, timedelta
 
     from kvstate.engine import Reader
@@ -33,7 +34,7 @@ __all__ = ["Namespace"]
 _PAGE = 512
 
 
-class Namespace(MutableMapping[str, Value]):
+class Namespace(KeyMapping):
     """A mutable mapping of keys to values; also all that a mapping has no word for."""
 
     def __init__(self, state: State, name: str) -> None:
@@ -153,6 +154,13 @@ class Namespace(MutableMapping[str, Value]):
         """
         if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
             raise InvalidValue("limit", f"{limit!r} is no number of entries")
+        for full, envelope in self._live_records(prefix, start, limit, reverse=reverse):
+            yield self._entry(full[9:].decode(), envelope)
+
+    def _live_records(
+        self, prefix: str, start: str | None, limit: int | None, *, reverse: bool
+    ) -> Iterator[tuple[bytes, Envelope]]:
+        """Give the records of a scan that have not expired, opened but not decoded."""
         if not self._find_prefix():
             return
         begin = self._prefix + prefix.encode()
@@ -167,10 +175,9 @@ class Namespace(MutableMapping[str, Value]):
             now_ns = self._state.clock.now_ns()
             for full, data in page:
                 envelope = open_envelope(full, data)
-                if expired(envelope, now_ns):
-                    continue
-                left = None if left is None else left - 1
-                yield self._entry(full[9:].decode(), envelope)
+                if not expired(envelope, now_ns):
+                    left = None if left is None else left - 1
+                    yield full, envelope
             if len(page) < wanted:
                 return
             low, high = (low, page[-1][0]) if reverse else (page[-1][0] + b"\0", high)
@@ -423,38 +430,11 @@ class Namespace(MutableMapping[str, Value]):
 
     # The mapping
 
-    def __getitem__(self, key: str) -> Value:
-        value = self.get(key, _MISSING)
-        if value is _MISSING:
-            raise NotFound("key", key)
-        return value
-
-    def __setitem__(self, key: str, value: Value) -> None:
-        self.set(key, value)
-
-    def __delitem__(self, key: str) -> None:
-        if not self.delete(key):
-            raise NotFound("key", key)
-
-    def __contains__(self, key: object) -> bool:
-        try:
-            return self.get(key, _MISSING) is not _MISSING  # type: ignore[arg-type]
-        except InvalidName:
-            return False
-
     def __iter__(self) -> Iterator[str]:
-        return (entry.key for entry in self.scan())
+        return (full[9:].decode() for full, _ in self._live_records("", None, None, reverse=False))
 
     def __len__(self) -> int:
-        return sum(1 for _ in self.scan())
-
-    def clear(self) -> None:
-        """Delete every key, in bounded transactions."""
-        for key in list(self):
-            self.delete(key)
-
-
-_MISSING = object()
+        return sum(1 for _ in self)
 
 
 def _live(change: Change, full: bytes) -> Envelope | None:

@@ -14,16 +14,15 @@ from __future__ import annotations
 import math
 import os
 import time
-from collections.abc import ItemsView, Iterable, Iterator, Mapping, MutableMapping, ValuesView
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, cast
 
 from kvstate.check import Problem, Report
 from kvstate.client import Client
-from kvstate.codec import Value
-from kvstate.errors import Denied, InvalidName, InvalidValue, NotFound
+from kvstate.errors import Denied, InvalidName, InvalidValue
 from kvstate.journal import Event
+from kvstate.key_mapping import KeyMapping
 from kvstate.lifecycle import Move, Outcome
 from kvstate.names import check_key, check_namespace
 from kvstate.state import Entry
@@ -31,15 +30,16 @@ from kvstate.transfer import RemoteArtifacts
 from kvstate.wire import default_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterable, Iterator, Mapping
     from datetime import datetime
     from types import TracebackType
     from typing import Self
 
+    from kvstate.codec import Value
+
 __all__ = ["RemoteLifecycle", "RemoteNamespace", "RemoteStore", "connect"]
 
 _WAIT_SECONDS = 30.0
-_MISSING = object()
 _KEYS_AT_ONCE = 4096
 
 
@@ -160,7 +160,7 @@ class RemoteStore:
         raise Denied(f"acting as {actor!r}", "over a socket the daemon says who acts")
 
 
-class RemoteNamespace(MutableMapping[str, Value]):
+class RemoteNamespace(KeyMapping):
     """A namespace in another process. The same methods as `kvstate.state.Namespace`."""
 
     def __init__(self, client: Client, name: str) -> None:
@@ -282,19 +282,6 @@ class RemoteNamespace(MutableMapping[str, Value]):
 
     # The mapping
 
-    def __getitem__(self, key: str) -> Value:
-        value = self.get(key, _MISSING)
-        if value is _MISSING:
-            raise NotFound("key", key)
-        return value
-
-    def __setitem__(self, key: str, value: Value) -> None:
-        self.set(key, value)
-
-    def __delitem__(self, key: str) -> None:
-        if not self.delete(key):
-            raise NotFound("key", key)
-
     def __contains__(self, key: object) -> bool:
         try:
             return self._call("get", self.name, key) is not None
@@ -306,33 +293,6 @@ class RemoteNamespace(MutableMapping[str, Value]):
 
     def __len__(self) -> int:
         return int(self._call("count", self.name))
-
-    def items(self) -> ItemsView[str, Value]:
-        """Give a view of the pairs that asks for many at a time."""
-        return _Items(self)
-
-    def values(self) -> ValuesView[Value]:
-        """Give a view of the values that asks for many at a time."""
-        return _Values(self)
-
-    def clear(self) -> None:
-        """Delete every key, in bounded transactions."""
-        for key in list(self):
-            self.delete(key)
-
-
-class _Items(ItemsView[str, Value]):
-    _mapping: RemoteNamespace
-
-    def __iter__(self) -> Iterator[tuple[str, Value]]:
-        return ((entry.key, entry.value) for entry in self._mapping.scan())
-
-
-class _Values(ValuesView[Value]):
-    _mapping: RemoteNamespace
-
-    def __iter__(self) -> Iterator[Value]:
-        return (entry.value for entry in self._mapping.scan())
 
 
 class RemoteLifecycle:

@@ -42,7 +42,7 @@ LAYERS = (
     {"kvstate.settings", "kvstate.engine", "kvstate.codec", "kvstate.jsonview"},
     {"kvstate.keyspace", "kvstate.records", "kvstate.places", "kvstate.journal", "kvstate.config"},
     {"kvstate.staging", "kvstate.blob_reader", "kvstate.blobs", "kvstate.state"},
-    {"kvstate.namespace", "kvstate.nodes", "kvstate.catalog"},
+    {"kvstate.key_mapping", "kvstate.namespace", "kvstate.nodes", "kvstate.catalog"},
     {"kvstate.artifact_files", "kvstate.artifacts"},
     {"kvstate.lifecycle", "kvstate.check"},
     {"kvstate.store"},
