@@ -77,7 +77,10 @@ class Engine(Protocol):
         ...
 
     def revision(self) -> int:
-        """Give a number that grows with every commit by anyone (not the store's revision)."""
+        """Give a number that grows with every commit by anyone (not the store's revision).
+
+        A read that begins afterwards sees at least what this number counts.
+        """
         ...
 
     def watch(self, since: int, timeout: float) -> int:

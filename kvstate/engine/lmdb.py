@@ -230,7 +230,9 @@ class LmdbEngine:
         return self._run(function)
 
     def revision(self) -> int:
-        return self._info()["last_txnid"]
+        # Not what `Environment.info` says: that is ahead of what readers see while a commit syncs.
+        with self._begin() as txn:
+            return txn.id()
 
     def watch(self, since: int, timeout: float) -> int:
         """Wait for a commit by anyone; without inotify, look every 50 ms."""

@@ -109,6 +109,30 @@ def test_the_revision_grows_with_every_commit_and_wakes_who_waits(engine):
     assert seen[0] > before
 
 
+def test_who_has_seen_the_revision_reads_at_least_what_it_counts(engine):
+    _put(engine, n=b"0")
+    first = engine.revision()
+    behind = []
+    done = threading.Event()
+
+    def look():
+        while not done.is_set():
+            counted = engine.revision() - first
+            read = int(engine.get(b"n"))
+            if read < counted:
+                behind.append((counted, read))
+
+    looker = threading.Thread(target=look)
+    looker.start()
+    for n in range(1, 201):
+        _put(engine, n=str(n).encode())
+    done.set()
+    looker.join(10)
+
+    assert behind == []
+    assert engine.revision() - first == 200
+
+
 def test_waiting_ends_when_the_time_is_up(engine):
     revision = engine.revision()
 

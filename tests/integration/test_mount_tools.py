@@ -128,7 +128,7 @@ class TestTheStandardLibrary:
         assert run("diff", "-r", "--no-dereference", original, tmp_path / "out") == b""
 
     def test_rsync_in_and_out_gives_back_the_same(self, original, mount, tmp_path):
-        (mount / "hot/python/rsync").mkdir()
+        (mount / "hot/python/rsync").mkdir(parents=True)
 
         run("rsync", "-a", "--checksum", f"{original}/", f"{mount}/hot/python/rsync/")
         again = run("rsync", "-ai", "--checksum", f"{original}/", f"{mount}/hot/python/rsync/")
