@@ -330,15 +330,28 @@ class Artifacts:
         moved = self._catalog.rename_under(node, folders, target[-1], replace=replace)
         return self._described(new, moved) if isinstance(moved, File) else None
 
-    def move(self, name: str, tier: str) -> Artifact:
-        """Move an artifact to another tier; its age goes on, unless it moves to a hotter one."""
-        return self._move(name, tier, "move")
+    def move(
+        self, name: str, tier: str, *, progress: Callable[[int, int, str], None] | None = None
+    ) -> Artifact:
+        """Move an artifact to another tier; its age goes on, unless it moves to a hotter one.
 
-    def restore(self, name: str, tier: str = "hot") -> Artifact:
+        ``progress`` gets the bytes done, their total (each is copied, and read again) and the name.
+        """
+        return self._move(name, tier, "move", progress)
+
+    def restore(
+        self,
+        name: str,
+        tier: str = "hot",
+        *,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> Artifact:
         """Bring an artifact back to a hotter tier, where it begins to age anew."""
-        return self._move(name, tier, "restore")
+        return self._move(name, tier, "restore", progress)
 
-    def _move(self, name: str, tier: str, kind: str) -> Artifact:
+    def _move(
+        self, name: str, tier: str, kind: str, progress: Callable[[int, int, str], None] | None
+    ) -> Artifact:
         parts = artifact_path(name)
         index = tier_index(tier)
         before = self._file(name)
@@ -351,7 +364,8 @@ class Artifacts:
                 raise NotFound("artifact", name)
             return node
 
-        return self._described(name, self._catalog.move(find, index, kind=kind))
+        told = None if progress is None else lambda done, total: progress(done, total, name)
+        return self._described(name, self._catalog.move(find, index, kind=kind, progress=told))
 
     # Inside
 

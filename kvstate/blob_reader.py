@@ -12,6 +12,7 @@ from kvstate.staging import BLOCK_BYTES
 
 if TYPE_CHECKING:
     from array import array
+    from collections.abc import Callable
 
 __all__ = ["BlobReader"]
 
@@ -66,9 +67,9 @@ class BlobReader:
         """Give the size of the file as it is."""
         return self.size if self._fd < 0 else os.fstat(self._fd).st_size
 
-    def copy_to(self, target: int) -> None:
-        """Copy the file as it is, unverified, to a descriptor."""
-        copy_between(self._fd, target, self.size)
+    def copy_to(self, target: int, told: Callable[[int], None] | None = None) -> None:
+        """Copy the file as it is, unverified, to a descriptor; ``told`` of the bytes as they go."""
+        copy_between(self._fd, target, self.size, told)
 
     def twin(self, fd: int, what: str) -> BlobReader:
         """Give a reader that expects the same content of another file."""

@@ -306,8 +306,13 @@ class Blobs:
 
     # Moving between tiers
 
-    def copy(self, blob: bytes, tier: int) -> Copy | None:
-        """Copy a blob's file to another tier, verify it and publish it; None for small content."""
+    def copy(
+        self, blob: bytes, tier: int, progress: Callable[[int, int], None] | None = None
+    ) -> Copy | None:
+        """Copy a blob's file to another tier, verify it and publish it; None for small content.
+
+        ``progress`` gets the bytes done and the total: each is copied, and read again.
+        """
         record = self.record(self._engine, blob)
         if record is None or record.form == INLINE or record.place == tier:
             return None
@@ -318,10 +323,18 @@ class Blobs:
             fd = place.create(name)
             copy = Copy(tier, generation, name, fd)
             try:
-                reader.copy_to(fd)
+                done = 0
+
+                def told(count: int) -> None:
+                    nonlocal done
+                    done += count
+                    if progress is not None:
+                        progress(done, 2 * reader.size)
+
+                reader.copy_to(fd, None if progress is None else told)
                 with reader.twin(os.dup(fd), place.name_of(name)) as copied:
                     for offset in range(0, copied.size, 16 * BLOCK_BYTES):
-                        copied.pread(offset, 16 * BLOCK_BYTES)
+                        told(len(copied.pread(offset, 16 * BLOCK_BYTES)))
                 place.publish(name, fd)
             except OSError as error:
                 self.drop_copy(copy)

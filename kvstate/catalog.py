@@ -442,6 +442,7 @@ class Catalog:
         why: str = "",
         then: Callable[[Change, File], File] | None = None,
         expect: File | None = None,
+        progress: Callable[[int, int], None] | None = None,
     ) -> File:
         """Move an artifact to another tier: copy, verify, flip, sweep.
 
@@ -454,7 +455,7 @@ class Catalog:
             copy = None
             if wanted is not None and file.tier != tier:
                 after = wanted.shifted({file.tier: -1, tier: 1}).wanted()
-                copy = self._blobs.copy(file.blob, after)
+                copy = self._blobs.copy(file.blob, after, progress)
             outcome: list[File | None] = [None]
 
             def run(change: Change, seen: File = file, copy=copy, outcome=outcome) -> bool:  # type: ignore[no-untyped-def]  # noqa: ANN001

@@ -308,13 +308,21 @@ _TABLE: Final = (
         new="name",
         replace="bool?",
     ),
-    _writes("artifact_move", "artifact", "Move an artifact to a tier.", name="name", tier="name"),
+    _writes(
+        "artifact_move",
+        "artifact",
+        "Move an artifact to a tier; progress as for check.",
+        name="name",
+        tier="name",
+        progress="bool?",
+    ),
     _writes(
         "artifact_restore",
         "artifact",
-        "Bring an artifact back, by default to hot.",
+        "Bring an artifact back, by default to hot; progress as for check.",
         name="name",
         tier="name?",
+        progress="bool?",
     ),
     _reads(
         "artifact_verify",

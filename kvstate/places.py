@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NoReturn
 from kvstate.errors import Damaged, Denied, Full, NotFound, StateError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
     from pathlib import Path
 
 __all__ = ["Place", "copy_between", "raise_os_error"]
@@ -35,6 +35,7 @@ __all__ = ["Place", "copy_between", "raise_os_error"]
 _STAGING = "staging"
 _FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY_BYTES = 1 << 20
+_TOLD_BYTES = 64 << 20
 
 
 def raise_os_error(error: OSError, what: str) -> NoReturn:
@@ -201,12 +202,18 @@ class Place:
         return found.f_bavail * found.f_frsize
 
 
-def copy_between(source: int, target: int, size: int) -> None:
-    """Copy so many bytes between descriptors, in the kernel where it can (reflinks included)."""
+def copy_between(
+    source: int, target: int, size: int, told: Callable[[int], None] | None = None
+) -> None:
+    """Copy so many bytes between descriptors, in the kernel where it can (reflinks included).
+
+    ``told`` is called with the bytes of each step, if somebody wants to know.
+    """
     done = 0
+    step = size if told is None else _TOLD_BYTES
     while done < size:
         try:
-            count = os.copy_file_range(source, target, size - done, done, done)
+            count = os.copy_file_range(source, target, min(step, size - done), done, done)
         except OSError as error:
             if error.errno not in {errno.EXDEV, errno.EINVAL, errno.ENOSYS, errno.EOPNOTSUPP}:
                 raise
@@ -214,10 +221,14 @@ def copy_between(source: int, target: int, size: int) -> None:
         if not count:
             break
         done += count
+        if told is not None:
+            told(count)
     while done < size:
         data = os.pread(source, min(_COPY_BYTES, size - done), done)
         if not data:
             raise OSError(errno.EIO, "the file ended early")
+        if told is not None:
+            told(len(data))
         view = memoryview(data)
         while view:
             count = os.pwrite(target, view, done)

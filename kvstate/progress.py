@@ -38,6 +38,12 @@ class Meter:
         if self._bar is not None:
             self._bar.update(count)
 
+    def reach(self, done: int, total: int, _name: str) -> None:
+        """Say how much is done, and how much there is (0: nobody knows)."""
+        if self._bar is not None:
+            self._bar.total = total or None
+            self._bar.update(done - self._bar.n)
+
     def __enter__(self) -> Self:
         return self
 

@@ -19,7 +19,7 @@ from kvstate.places import raise_os_error
 from kvstate.wire import CHUNK_BYTES, error_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator, Mapping
+    from collections.abc import Callable, Iterator, Mapping
 
     from typing_extensions import Buffer
 
@@ -356,13 +356,23 @@ class RemoteArtifacts:
         row = self._call("artifact_rename", old, new, replace)
         return None if row is None else Artifact(*row)
 
-    def move(self, name: str, tier: str) -> Artifact:
+    def move(
+        self, name: str, tier: str, *, progress: Callable[[int, int, str], None] | None = None
+    ) -> Artifact:
         """Move an artifact to another tier; its age goes on, unless it moves to a hotter one."""
-        return Artifact(*self._call("artifact_move", name, tier))
+        arguments = (name, tier, progress is not None)
+        return Artifact(*self._client.told("artifact_move", arguments, progress))
 
-    def restore(self, name: str, tier: str = "hot") -> Artifact:
+    def restore(
+        self,
+        name: str,
+        tier: str = "hot",
+        *,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> Artifact:
         """Bring an artifact back to a hotter tier, where it begins to age anew."""
-        return Artifact(*self._call("artifact_restore", name, tier))
+        arguments = (name, tier, progress is not None)
+        return Artifact(*self._client.told("artifact_restore", arguments, progress))
 
 
 def _read(source: BinaryIO, size: int) -> bytes:

@@ -344,11 +344,18 @@ class Session:
     def _artifact_rename(self, old: str, new: str, replace: bool | None = None) -> bytes:  # noqa: FBT001
         return _result(self._store.artifacts.rename(old, new, replace=bool(replace)))
 
-    def _artifact_move(self, name: str, tier: str) -> bytes:
-        return _result(self._store.artifacts.move(name, tier))
+    def _artifact_move(self, name: str, tier: str, progress: bool | None = None) -> bytes:  # noqa: FBT001
+        moved = self._store.artifacts.move(name, tier, progress=self._teller(told=progress))
+        return _result(moved)
 
-    def _artifact_restore(self, name: str, tier: str | None = None) -> bytes:
-        return _result(self._store.artifacts.restore(name, "hot" if tier is None else tier))
+    def _artifact_restore(
+        self,
+        name: str,
+        tier: str | None = None,
+        progress: bool | None = None,  # noqa: FBT001  (the table's order)
+    ) -> bytes:
+        tier, told = "hot" if tier is None else tier, self._teller(told=progress)
+        return _result(self._store.artifacts.restore(name, tier, progress=told))
 
     def _artifact_verify(self, name: str) -> bytes:
         return _result(self._store.artifacts.verify(name))

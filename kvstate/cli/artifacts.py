@@ -124,8 +124,8 @@ def mv(options: Namespace) -> int:
 
 def tier(options: Namespace) -> int:
     """Move an artifact to another tier."""
-    with open_door(options) as store:
-        moved = store.artifacts.move(options.name, options.tier)
+    with open_door(options) as store, Meter(None, options.name) as meter:
+        moved = store.artifacts.move(options.name, options.tier, progress=meter.reach)
     if options.json:
         print_json(artifact_facts(moved))
     return DONE
@@ -133,10 +133,10 @@ def tier(options: Namespace) -> int:
 
 def restore(options: Namespace) -> int:
     """Bring artifacts back to a hotter tier."""
-    with open_door(options) as store, Meter(len(options.names), "restore", unit="") as meter:
+    with open_door(options) as store:
         for name in options.names:
-            restored = store.artifacts.restore(name, options.tier)
-            meter.add(1)
+            with Meter(None, name) as meter:
+                restored = store.artifacts.restore(name, options.tier, progress=meter.reach)
             if options.json:
                 print_json(artifact_facts(restored))
     return DONE

@@ -52,7 +52,7 @@ def lifecycle_plan(options: Namespace) -> int:
 def lifecycle_run(options: Namespace) -> int:
     """Do what is due; exit 1 when some of it failed."""
     with open_door(options) as store, Meter(None, "lifecycle", unit="") as meter:
-        outcome = store.lifecycle.run(dry_run=options.dry_run, progress=lambda *_: meter.add(1))
+        outcome = store.lifecycle.run(dry_run=options.dry_run, progress=meter.reach)
     facts = facts_with_times(outcome._asdict())
     if options.json:
         print_json(facts)
@@ -108,7 +108,7 @@ def stats(options: Namespace) -> int:
 def check(options: Namespace) -> int:
     """Print every inconsistency."""
     with open_door(options) as store, Meter(None, "check", unit="") as meter:
-        report = store.check(verify=options.verify, progress=lambda *_: meter.add(1))
+        report = store.check(verify=options.verify, progress=meter.reach)
     if options.json:
         problems = [problem._asdict() for problem in report.problems]
         print_json({"clean": report.clean, "problems": problems, "counts": report.counts})

@@ -209,6 +209,19 @@ def test_a_name_lives_in_exactly_one_tier(artifacts, content):
         assert shown == [tier]
 
 
+def test_who_wants_to_know_is_told_how_far_a_move_is(artifacts, request):
+    large = b"x" * 5_000_000
+    artifacts.put("a/b/c", large)
+    told = []
+
+    artifacts.move("a/b/c", "cold", progress=lambda *step: told.append(step))
+    artifacts.restore("a/b/c", progress=lambda *step: told.append(step))
+
+    assert {(total, name) for _, total, name in told} <= {(2 * len(large), "a/b/c")}
+    if "client" not in request.node.name:  # it is told ten times a second, so perhaps never
+        assert [done for done, total, _ in told if done == total] == [2 * len(large)] * 2
+
+
 def test_a_move_down_keeps_the_age_and_a_restoration_begins_anew(artifacts, clock):
     stored = artifacts.put("a/b/c", LARGE)
     clock.advance(days=3)
