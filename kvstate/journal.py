@@ -48,6 +48,7 @@ IDS_PER_REVISION = 4096
 _TRIM_EVERY = 64
 _TRIM_RECORDS = 256
 _PAGE = 256
+_TIP = "journal"
 _START = Struct(">Q")
 _FIRST = journal_key(0)
 _LAST = journal_key(2**64 - 1, 2**16 - 1)
@@ -178,19 +179,21 @@ class Journal:
         now_ns = self._clock.now_ns
 
         def run(tx: Transaction) -> T:
-            last = _last(tx)
-            revision = 1 if last is None else last[0] + 1
+            newest, end = tx.memo.get(_TIP) or _tip(tx)
+            revision = newest + 1
             change = Change(tx, revision, now_ns(), actor)
             result = function(change)
             if change.entries:
-                self._write(change, 0 if last is None else last[1])
+                end = self._write(change, end)
+                tx.memo[_TIP] = revision, end
                 if revision % _TRIM_EVERY == 0:
-                    self.trim(change)
+                    self.trim(change, end)
             return result
 
         return self._engine.txn(run)
 
-    def _write(self, change: Change, start: int) -> None:
+    def _write(self, change: Change, start: int) -> int:
+        """Write what the change says, from this byte of the journal on; give the byte after."""
         entries = change.entries
         for chunk, first in enumerate(range(0, len(entries), CHUNK_ENTRIES)):
             part = entries[first : first + CHUNK_ENTRIES]
@@ -199,19 +202,20 @@ class Journal:
             body = _START.pack(start) + encode_plain([change.actor, packed])
             change.seal(key, body)
             start += len(key) + len(body)
+        return start
 
-    def trim(self, change: Change, records_max: int = _TRIM_RECORDS) -> int:
-        """Remove the oldest records that are too old or too much; say how many."""
-        last = _last(change.tx)
-        if last is None:
-            return 0
-        newest, end = last
+    def trim(self, change: Change, end: int, records_max: int = _TRIM_RECORDS) -> int:
+        """Remove the oldest records that are too old or too much; say how many.
+
+        ``end`` is the byte after the journal's last; the change's own records stay.
+        """
         oldest_ns = change.at_ns - self._age_ns
         trimmed = 0
-        for key, data in list(_page(change.tx, _FIRST, records_max)):
+        while trimmed < records_max:
+            key, data = next(change.tx.scan(_FIRST, _LAST))
             envelope = open_envelope(key, data)
             start, _, entries = unpack_entries(envelope.payload)
-            if parse_journal(key)[0] >= newest:
+            if parse_journal(key)[0] >= change.revision:
                 break
             if end - start <= self._bytes_max and envelope.updated_ns >= oldest_ns:
                 break
@@ -317,17 +321,12 @@ def unpack_entries(payload: bytes) -> tuple[int, str, list[list[Any]]]:
     return _START.unpack_from(payload)[0], actor, entries
 
 
-def _last(tx: Reader) -> tuple[int, int] | None:
-    """Give the newest revision, and the journal's bytes up to its end."""
+def _tip(tx: Reader) -> tuple[int, int]:
+    """Give the newest revision, and the journal's bytes up to its end; 0 and 0 if it is empty."""
     for key, data in tx.scan(_FIRST, _LAST, reverse=True):
         payload = open_envelope(key, data).payload
         return parse_journal(key)[0], _START.unpack_from(payload)[0] + len(key) + len(payload)
-    return None
-
-
-def _page(tx: Reader, start: bytes, limit: int) -> Iterator[tuple[bytes, bytes]]:
-    for _, pair in zip(range(limit), tx.scan(start, _LAST), strict=False):
-        yield pair
+    return 0, 0
 
 
 def _user() -> str:

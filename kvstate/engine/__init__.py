@@ -10,7 +10,7 @@ Keys are at most `KEY_BYTES_MAX` bytes; values hold what `inline_bytes_max` lets
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, Protocol, TypeVar
+from typing import TYPE_CHECKING, Any, Protocol, TypeVar
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -41,6 +41,13 @@ class Reader(Protocol):
 
 class Transaction(Reader, Protocol):
     """A reader that reads its own writes; all of them take effect, or none."""
+
+    memo: dict[object, Any]
+    """What functions remember for the next transaction: what is in it is true of this state.
+
+    It is empty when somebody else has committed since it was filled, and what an aborted
+    transaction put into it is gone. So a fact that was read or written needs no second look.
+    """
 
     def put(self, key: bytes, value: bytes) -> None:
         """Store the value under the key."""

@@ -87,10 +87,11 @@ class _Cursor:
 class _Writer(_Cursor):
     """A transaction that also writes, and knows whether it did."""
 
-    __slots__ = ("_delete", "_put", "writes")
+    __slots__ = ("_delete", "_put", "memo", "writes")
 
-    def __init__(self, txn: lmdb.Transaction[bytes]) -> None:
+    def __init__(self, txn: lmdb.Transaction[bytes], memo: dict[object, Any]) -> None:
         super().__init__(txn)
+        self.memo = memo
         self._put = txn.put
         self._delete = txn.delete
         self.writes = 0
@@ -117,6 +118,8 @@ class _Environment:
         self.users = 1
         self.failed: str | None = None
         self._commits = 0
+        self._memo: dict[object, Any] = {}
+        self._memo_of = -1
         self.groups = Groups(self._commit)
 
     def _commit(self, members: list[Member[Any]]) -> None:
@@ -136,14 +139,19 @@ class _Environment:
             txn = self.env.begin(write=True)
         except lmdb.Error as error:
             _raise(error, self.path)
-        writer = _Writer(txn)
+        number = txn.id()
+        memo = self._memo if self._memo_of == number - 1 else {}
+        self._memo_of = -1
+        writer = _Writer(txn, memo)
         try:
             for member in members:
                 self._run_member(member, writer)
         except BaseException:
             txn.abort()
             raise
-        self._finish(txn, writer)
+        wrote = self._finish(txn, writer)
+        self._memo = memo
+        self._memo_of = number if wrote else number - 1
 
     def _run_member(self, member: Member[Any], writer: _Writer) -> None:
         before = writer.writes
@@ -156,10 +164,11 @@ class _Environment:
         if member.error is not None and writer.writes != before:
             raise _Rollback
 
-    def _finish(self, txn: lmdb.Transaction[bytes], writer: _Writer) -> None:
+    def _finish(self, txn: lmdb.Transaction[bytes], writer: _Writer) -> bool:
+        """Commit what was written, if anything was; say whether."""
         if not writer.writes:
             txn.abort()
-            return
+            return False
         self._commits += 1
         if self._commits % _READER_CHECK_EVERY == 0:
             self.env.reader_check()
@@ -172,6 +181,7 @@ class _Environment:
             elif not isinstance(translated, Full):
                 self.failed = str(error)
             raise translated from error
+        return True
 
 
 _environments: dict[tuple[int, int], _Environment] = {}

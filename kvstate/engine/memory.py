@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import threading
 from bisect import bisect_left, insort
-from typing import TYPE_CHECKING, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvstate.errors import Unavailable
 
@@ -29,6 +29,7 @@ class _Overlay:
         self._keys = keys
         self._pairs = pairs
         self.written: dict[bytes, bytes | None] = {}
+        self.memo: dict[object, Any] = {}
 
     def get(self, key: bytes) -> bytes | None:
         if key in self.written:
@@ -66,6 +67,7 @@ class MemoryEngine:
         self._keys: list[bytes] = []
         self._pairs: dict[bytes, bytes] = {}
         self._revision = 0
+        self._memo: dict[object, Any] = {}
         self._changed = threading.Condition(threading.RLock())
         self._closed = False
 
@@ -94,7 +96,9 @@ class MemoryEngine:
         with self._changed:
             self._check_open()
             overlay = _Overlay(self._keys, self._pairs)
+            overlay.memo, self._memo = self._memo, {}
             result = function(overlay)
+            self._memo = overlay.memo
             if overlay.written:
                 self._merge(overlay.written)
                 self._revision += 1
