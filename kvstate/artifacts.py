@@ -136,6 +136,23 @@ class Artifacts:
             copy_in(content, writer)
         return self.stat(name)
 
+    def put_with(self, name: str, content: bytes, also: Callable[[Change], None]) -> None:
+        """Store bytes, and do something else in the same commit: both, or neither."""
+        parts = artifact_path(name)
+
+        def run(change: Change, stored: SealedContent, blob: bytes) -> None:
+            also(change)
+            folders = parts[:-1]
+            parent = self._catalog.ensure_folders(change, folders, 0, self._uid, self._gid)
+            self._write(change, parent, parts[-1], stored, blob, 0)
+
+        staging = self._blobs.staging(0)
+        try:
+            staging.write(0, content)
+            self._blobs.commit(self._journal, staging, 0, run)
+        finally:
+            staging.discard()
+
     def writer(
         self,
         name: str,

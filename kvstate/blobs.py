@@ -35,7 +35,7 @@ from kvstate.records import open_envelope
 from kvstate.staging import BLOCK_BYTES, Content, Staging, file_name
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterator, Sequence
 
     from kvstate.engine import Engine, Reader
     from kvstate.journal import Change, Journal
@@ -116,30 +116,57 @@ class Blobs:
         The function gets the change, the content's facts and the blob's identity (empty for empty
         content). The staging stays usable.
         """
-        content = staging.seal()
-        equal: bytes | None = None
-        if content.inline is None:
-            equal = self._equal(content, staging)
+        return self.commit_many(
+            journal,
+            [staging],
+            tier,
+            lambda change, stored: function(change, *stored[0]),
+            references=references,
+        )
+
+    def commit_many(
+        self,
+        journal: Journal,
+        stagings: Sequence[Staging],
+        tier: int,
+        function: Callable[[Change, list[tuple[Content, bytes]]], T],
+        *,
+        references: int = 1,
+    ) -> T:
+        """Store several contents, and run the function with their blobs, in one transaction."""
+        contents = [staging.seal() for staging in stagings]
+        equals: list[bytes | None] = [
+            self._equal(content, staging) if content.inline is None else None
+            for content, staging in zip(contents, stagings, strict=True)
+        ]
 
         def run(change: Change) -> T:
-            blob = self._adopt(change, content, tier, equal, references)
-            return function(change, content, blob)
+            stored = [
+                (content, self._adopt(change, content, tier, equal, references))
+                for content, equal in zip(contents, equals, strict=True)
+            ]
+            return function(change, stored)
 
+        published: list[Staging] = []
         try:
             while True:
-                if content.inline is None and equal is None:
-                    staging.publish()
+                for content, equal, staging in zip(contents, equals, stagings, strict=True):
+                    if content.inline is None and equal is None and staging not in published:
+                        published.append(staging)
+                        staging.publish()
                 try:
                     result = journal.commit(run)
                     break
                 except _Vanished:
-                    equal = None
+                    equals = [None] * len(contents)
         except Unavailable:
             raise  # what the disk holds is unknown: the note in the staging folder decides later
         except Exception:
-            staging.unpublish()
+            for staging in published:
+                staging.unpublish()
             raise
-        staging.settle()
+        for staging in stagings:
+            staging.settle()
         self.sweep()
         return result
 

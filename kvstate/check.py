@@ -9,6 +9,9 @@ Invariants, by the name that a `Problem` bears:
 - ``key``         every key of the key space can be parsed
 - ``expiry``      a key that expires has its index entry, and each entry its key
 - ``namespace``   a key belongs to a namespace, an identity to one namespace
+- ``count``       a namespace's keys and bytes are what it counts
+- ``version``     a key's versions follow each other, and something says when they are too old
+- ``index``       a key has exactly the entries of its value in each index that is ready
 - ``identity``    every folder and artifact is found by its identity, and each identity leads to one
 - ``folder``      a folder's counts equal its visible children; its parent is a folder
 - ``depth``       artifacts lie below tenant/workflow/
@@ -32,11 +35,21 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvstate.blobs import FILE, INLINE, TIERS, Blob
 from kvstate.codec import decode, digest, unseal
 from kvstate.errors import NotFound, StateError
+from kvstate.indexes import entries, key_of_entry
 from kvstate.journal import unpack_entries
-from kvstate.keyspace import ROOT_ID, parse_due, parse_expiry, parse_journal
+from kvstate.keyspace import (
+    ROOT_ID,
+    parse_due,
+    parse_expiry,
+    parse_journal,
+    parse_stale,
+    parse_version,
+)
 from kvstate.nodes import File, Folder, unpack
-from kvstate.records import SPILLED, open_envelope
+from kvstate.records import GONE, SPILLED, open_envelope
+from kvstate.space import open_space
 from kvstate.staging import BLOCK_BYTES, file_name
+from kvstate.state import unpack_usage
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,11 +57,22 @@ if TYPE_CHECKING:
     from kvstate.blobs import Blobs
     from kvstate.engine import Engine, Reader
     from kvstate.nodes import Node
+    from kvstate.space import Space
 
 __all__ = ["Problem", "Report", "check"]
 
 
-_COUNTED = ("records", "namespaces", "keys", "folders", "artifacts", "blobs", "journal_entries")
+_COUNTED = (
+    "records",
+    "namespaces",
+    "keys",
+    "versions",
+    "index_entries",
+    "folders",
+    "artifacts",
+    "blobs",
+    "journal_entries",
+)
 
 
 class Problem(NamedTuple):
@@ -95,6 +119,13 @@ class _Walk:
         self.garbage: set[tuple[int, str]] = set()
         self._namespaces: dict[int, str] = {}
         self._expiries: set[tuple[int, int, bytes]] = set()
+        self._spaces: dict[int, Space] = {}
+        self._used: dict[int, list[int]] = {}
+        self._kept_usage: dict[int, tuple[int, int]] = {}
+        self._versions: dict[tuple[int, bytes], int] = {}
+        self._stales: set[tuple[int, bytes]] = set()
+        self._fields: set[bytes] = set()
+        self._spilled: dict[bytes, bytes] = {}
         self._nodes: dict[int, Node] = {}
         self._places: dict[int, tuple[int, str]] = {}
         self._dues: set[tuple[int, int, int]] = set()
@@ -122,7 +153,11 @@ class _Walk:
             ord("D"): self._due,
             ord("B"): self._blob,
             ord("C"): self._content,
-            ord("K"): self._checksums,
+            ord("K"): self._kept,
+            ord("Q"): self._checksums,
+            ord("V"): self._version,
+            ord("W"): self._stale,
+            ord("X"): self._field,
             ord("H"): self._digest,
             ord("P"): self._misplace,
             ord("G"): self._garbage,
@@ -152,8 +187,9 @@ class _Walk:
             self._usage = payload
 
     def _namespace(self, key: bytes, data: bytes) -> None:
-        number = decode(open_envelope(key, data).payload)[0]
-        name = key[1:].decode()
+        space = open_space(key, data)
+        number, name = space.number, key[1:].decode()
+        self._spaces[number] = space
         if number in self._namespaces:
             self.say("namespace", name, f"{self._namespaces[number]!r} has the same identity")
         self._namespaces[number] = name
@@ -166,11 +202,48 @@ class _Walk:
             self.say("namespace", key, "the key belongs to no namespace")
         if envelope.expires_ns:
             self._expiries ^= {(envelope.expires_ns, number, key[9:])}
+        size = len(key) - 9
         if envelope.form & SPILLED:
             self._use(envelope.payload, 0)
+            self._spilled[key] = envelope.payload
         else:
-            decode(envelope.payload)
+            value = decode(envelope.payload)
+            size += len(envelope.payload)
+            space = self._spaces.get(number)
+            if space is not None and space.fields:
+                self._fields ^= entries(space, key[9:], value)
+        used = self._used.setdefault(number, [0, 0])
+        used[0] += 1
+        used[1] += size
         self.counts["keys"] += 1
+
+    def _kept(self, key: bytes, data: bytes) -> None:
+        self._kept_usage[int.from_bytes(key[1:], "big")] = unpack_usage(key, data)[:2]
+
+    def _version(self, key: bytes, data: bytes) -> None:
+        envelope = open_envelope(key, data)
+        number, name, version = parse_version(key)
+        if version != envelope.version:
+            self.say("version", key, f"its record says that it is version {envelope.version}")
+        if number not in self._namespaces:
+            self.say("namespace", key, "the version belongs to no namespace")
+        before = self._versions.get((number, name))
+        if before is not None and version != before + 1:
+            self.say("version", key, f"it follows version {before}")
+        self._versions[number, name] = version
+        if envelope.form & SPILLED:
+            self._use(envelope.payload, 0)
+        elif not envelope.form & GONE:
+            decode(envelope.payload)
+        self.counts["versions"] += 1
+
+    def _stale(self, key: bytes, _data: bytes) -> None:
+        _, number, name = parse_stale(key)
+        self._stales.add((number, name))
+
+    def _field(self, key: bytes, _data: bytes) -> None:
+        self._fields ^= {key}
+        self.counts["index_entries"] += 1
 
     def _expiry(self, key: bytes, _data: bytes) -> None:
         self._expiries ^= {parse_expiry(key)}  # what is left in the end is unmatched
@@ -233,7 +306,31 @@ class _Walk:
 
     # Comparing
 
+    def _compare_namespaces(self) -> None:
+        for number, name in self._versions.keys() - self._stales:
+            self.say("version", f"{number}/{name.decode()}", "nothing says when it gets too old")
+        for key, blob in self._spilled.items():
+            record = self.blobs.get(blob)
+            self._used[int.from_bytes(key[1:9], "big")][1] += 0 if record is None else record.size
+        for number, space_name in self._namespaces.items():
+            kept, used = self._kept_usage.pop(number, (0, 0)), self._used.get(number, [0, 0])
+            if list(kept) != used:
+                self.say("count", space_name, f"it counts {list(kept)} keys and bytes, not {used}")
+        for number in self._kept_usage:
+            self.say("count", f"identity {number}", "no namespace has it")
+        for entry in self._fields:
+            self._compare_field(entry)
+
+    def _compare_field(self, entry: bytes) -> None:
+        number, field = int.from_bytes(entry[1:9], "big"), int.from_bytes(entry[9:11], "big")
+        space = self._spaces.get(number)
+        if space is None or not any(f.number == field and f.ready for f in space.fields):
+            return  # of an index that is being built, or dropped
+        if space.prefix + key_of_entry(entry)[1] not in self._spilled:
+            self.say("index", entry, "index and record disagree")
+
     def _compare(self) -> None:
+        self._compare_namespaces()
         for moment, number, name in sorted(self._expiries):
             where = f"{self._namespaces.get(number, number)}/{name.decode(errors='replace')}"
             self.say("expiry", where, f"index and record disagree on the expiry {moment}")

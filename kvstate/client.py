@@ -253,6 +253,11 @@ class Client:
             while True:
                 self._idle.pop().close()
 
+    @property
+    def closed(self) -> bool:
+        """Whether `close` was called."""
+        return self._closed
+
     def close(self) -> None:
         """Close all connections, also those that are in use."""
         self._closed = True

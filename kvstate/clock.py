@@ -5,6 +5,7 @@ All times in the store are nanoseconds since 1970 UTC in 64 signed bits (until t
 
 from __future__ import annotations
 
+import math
 import time
 from datetime import UTC, datetime, timedelta
 from typing import Protocol
@@ -83,10 +84,15 @@ def deadline_ns(
     ttl: float | timedelta | None,
     expires_at: datetime | float | None,
 ) -> int:
-    """Give the moment of expiry that ``ttl=`` or ``expires_at=`` asks for, or `NEVER`."""
+    """Give the moment of expiry that ``ttl=`` or ``expires_at=`` asks for, or `NEVER`.
+
+    An infinite ``ttl`` is `NEVER`, too.
+    """
     if ttl is not None and expires_at is not None:
         raise InvalidValue("ttl", "give ttl or expires_at, not both")
     if ttl is not None:
+        if ttl == math.inf:
+            return NEVER
         at_ns = now_ns + seconds_to_ns(ttl, "ttl")
         if at_ns > NS_MAX:
             raise InvalidValue("ttl", f"{ttl!r} from now is past the year 2262")

@@ -14,11 +14,10 @@ import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
-import msgspec
-
 from kvstate.errors import InvalidConfig, InvalidValue
 from kvstate.settings import StoreSettings
 from kvstate.sizes import parse_size
+from kvstate.structs import Struct, ValidationError, convert, to_builtins
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
@@ -39,7 +38,7 @@ FILE_NAME = "kvstate.toml"
 DEFAULT = "default"
 
 
-class _Section(msgspec.Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
+class _Section(Struct, frozen=True, kw_only=True, forbid_unknown_fields=True):
     """A table of the file."""
 
 
@@ -109,7 +108,7 @@ _TEXTS = {"socket", "socket_mode", "mount", "options"}
 _SIZES = {"map_bytes", "inline_bytes_max", "bytes_max", "frame_bytes_max"}
 
 
-class Config(msgspec.Struct, frozen=True, kw_only=True):
+class Config(Struct, frozen=True, kw_only=True):
     """All settings, checked; and where each came from (``origins["daemon.socket"]``)."""
 
     store: StoreSection
@@ -134,7 +133,7 @@ class Config(msgspec.Struct, frozen=True, kw_only=True):
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Give the settings by section and key, as plain values."""
-        return {name: msgspec.to_builtins(getattr(self, name)) for name in SECTIONS}
+        return {name: to_builtins(getattr(self, name)) for name in SECTIONS}
 
 
 def load(store: Path | None, file: Path | None, environ: Mapping[str, str]) -> Config:
@@ -243,11 +242,11 @@ def _checked(name: str, kind: type[_Section], table: Any, origins: dict[str, str
     for key, value in table.items():
         try:
             numbers[key] = _number(key, value)
-            msgspec.convert({key: numbers[key]}, kind)
-        except (msgspec.ValidationError, InvalidValue) as error:
+            convert({key: numbers[key]}, kind)
+        except (ValidationError, InvalidValue) as error:
             why = str(error).partition(" - at ")[0]
             raise InvalidConfig(origins[f"{name}.{key}"], f"{name}.{key}: {why}") from None
-    return msgspec.convert(numbers, kind)
+    return convert(numbers, kind)
 
 
 def _number(key: str, value: Any) -> Any:

@@ -13,6 +13,7 @@ table: errno in the mount, exit code in the command line, ``code`` on the wire.
     │   └── Exists                   the name is taken
     ├── Compacted                    the journal no longer reaches that far back
     ├── Full                         quota or disk: what is full, how much it wants
+    │   └── QuotaExceeded            a namespace has as much as it may have
     ├── Damaged                      what was read is not what was written: `kvstate check`
     ├── Incompatible                 written by another version or another kind of machine
     ├── Denied                       the caller may not do this
@@ -33,6 +34,7 @@ __all__ = [
     "InvalidName",
     "InvalidValue",
     "NotFound",
+    "QuotaExceeded",
     "StateError",
     "Unavailable",
     "from_facts",
@@ -146,6 +148,22 @@ class Full(StateError):
         super().__init__(f"{what} is full: {why}", what, why)
 
 
+class QuotaExceeded(Full):
+    """A quota is used up: whose, which, and what was wanted."""
+
+    code = "quota_exceeded"
+
+    def __init__(self, what: str, limit: str, wanted: str) -> None:
+        """Name what has the quota, the limit, and what there would be."""
+        StateError.__init__(
+            self,
+            f"{what} may have {limit}, this would make {wanted}: delete some, or raise the quota",
+            what,
+            limit,
+            wanted,
+        )
+
+
 class Damaged(StateError):
     """What was read is not what was written."""
 
@@ -199,6 +217,7 @@ _BY_CODE: dict[str, type[StateError]] = {
         Exists,
         Compacted,
         Full,
+        QuotaExceeded,
         Damaged,
         Incompatible,
         Denied,

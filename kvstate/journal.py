@@ -22,7 +22,7 @@ import threading
 import time
 from contextlib import contextmanager
 from struct import Struct
-from typing import TYPE_CHECKING, Any, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
 
 from kvstate.clock import SECOND, datetime_of
 from kvstate.codec import Value, decode, encode_plain
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from kvstate.records import Envelope
     from kvstate.settings import StoreSettings
 
-__all__ = ["Change", "Event", "Journal", "Spilled", "unpack_entries"]
+__all__ = ["DUE", "Change", "Event", "Journal", "Spilled", "chosen", "unpack_entries"]
 
 T = TypeVar("T")
 
@@ -48,7 +48,9 @@ IDS_PER_REVISION = 4096
 _TRIM_EVERY = 64
 _TRIM_RECORDS = 256
 _PAGE = 256
-_TIP = "journal"
+DUE: Final = "due"
+"""What a transaction's memo calls the moment before which nothing is due."""
+_TIP: Final = "journal"
 _START = Struct(">Q")
 _FIRST = journal_key(0)
 _LAST = journal_key(2**64 - 1, 2**16 - 1)
@@ -119,6 +121,12 @@ class Change:
     ) -> None:
         """Add an entry to the journal of this commit."""
         self.entries.append((kind, scope, name, value, previous, why))
+
+    def due(self, at_ns: int) -> None:
+        """Take note that something is due then."""
+        known_ns = self.tx.memo.get(DUE)
+        if known_ns is not None and at_ns < known_ns:
+            self.tx.memo[DUE] = at_ns
 
     def open(self, key: bytes) -> Envelope | None:
         """Read and verify a record."""
@@ -227,6 +235,13 @@ class Journal:
                         self.release(change, raw[0])
         return trimmed
 
+    @staticmethod
+    def moment_ns(reader: Reader, revision: int) -> int | None:
+        """Give when a revision was committed; None when the journal does not have it (any more)."""
+        key = journal_key(revision)
+        data = reader.get(key)
+        return None if data is None else open_envelope(key, data).updated_ns
+
     def revision(self) -> int:
         """Give the newest revision; 0 in a store that never changed."""
         page = self._engine.scan(_FIRST, _LAST, limit=1, reverse=True)
@@ -237,13 +252,16 @@ class Journal:
         page = self._engine.scan(_FIRST, _LAST, limit=1)
         return parse_journal(page[0][0])[0] if page else 0
 
-    def events(self, since: int = 0, limit: int | None = None) -> Iterator[Event]:
+    def events(
+        self, since: int = 0, limit: int | None = None, *, strict: bool = False
+    ) -> Iterator[Event]:
         """Give the events after this revision, in order, up to the newest.
 
-        `Compacted` when some of them were trimmed (``since=0`` asks for what there is).
+        `Compacted` when some of them were trimmed (``since=0`` asks for what there is, unless
+        ``strict``).
         """
         start = journal_key(since + 1)
-        if since:
+        if since or strict:
             oldest = self.oldest()
             if since + 1 < oldest:
                 raise Compacted(since + 1, oldest)
@@ -261,21 +279,34 @@ class Journal:
             start = page[-1][0] + b"\0"
 
     def watch(
-        self, since: int | None, timeout: float | None, *, namespace: str | None = None
+        self,
+        since: int | None,
+        timeout: float | None,
+        when_due: Callable[[], float | None] = lambda: None,
     ) -> Iterator[Event]:
-        """Give events as they are committed, by anyone; end after ``timeout`` quiet seconds."""
-        return self._watch(self.revision() if since is None else since, timeout, namespace)
+        """Give events as they are committed, by anyone; end after ``timeout`` quiet seconds.
 
-    def _watch(self, seen: int, timeout: float | None, namespace: str | None) -> Iterator[Event]:
+        ``when_due`` is called before each wait; it may say for how long to wait at most before it
+        is called again.
+        """
+        return self._watch(self.revision() if since is None else since, timeout, when_due)
+
+    def _watch(
+        self, seen: int, timeout: float | None, when_due: Callable[[], float | None]
+    ) -> Iterator[Event]:
         while True:
-            for event in self.events(seen):
+            for event in self.events(seen, strict=True):
                 seen = event.revision
-                if namespace is None or event.scope == namespace:
-                    yield event
-            if self.wait(seen, timeout) <= seen:
+                yield event
+            if self.wait(seen, timeout, when_due) <= seen:
                 return
 
-    def wait(self, revision: int, timeout: float | None) -> int:
+    def wait(
+        self,
+        revision: int,
+        timeout: float | None,
+        when_due: Callable[[], float | None] = lambda: None,
+    ) -> int:
         """Wait until the store is past this revision, or the time is up; give its revision."""
         deadline = None if timeout is None else time.monotonic() + timeout
         while True:
@@ -284,7 +315,8 @@ class Journal:
             left = 3600.0 if deadline is None else deadline - time.monotonic()
             if current > revision or left <= 0:
                 return current
-            self._engine.watch(token, left)
+            due = when_due()
+            self._engine.watch(token, left if due is None else min(left, due))
 
     def _events_of(self, key: bytes, data: bytes) -> Iterator[Event]:
         envelope = open_envelope(key, data)
@@ -306,6 +338,13 @@ class Journal:
         if raw is None:
             return None
         return decode(self.load(raw[0]) if isinstance(raw, list) else raw)
+
+
+def chosen(events: Iterator[Event], namespace: str | None, prefix: str) -> Iterator[Event]:
+    """Give the events of one namespace, if any is given, whose names begin with the prefix."""
+    for event in events:
+        if (namespace is None or event.scope == namespace) and event.name.startswith(prefix):
+            yield event
 
 
 def _packed(entry: Entry) -> Sequence[Any]:

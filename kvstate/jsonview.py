@@ -20,7 +20,7 @@ from kvstate.errors import InvalidValue
 if TYPE_CHECKING:
     from kvstate.codec import Value
 
-__all__ = ["from_json", "to_json"]
+__all__ = ["from_json", "text_of_value", "to_json"]
 
 
 def _default(value: object) -> object:
@@ -81,3 +81,12 @@ def from_json(text: str | bytes) -> Value:
         return json.loads(text, object_hook=_object)
     except (ValueError, RecursionError, InvalidOperation, binascii.Error) as error:
         raise InvalidValue("JSON", str(error)) from None
+
+
+def text_of_value(value: Value) -> bytes:
+    """Give the content of a value's file."""
+    if isinstance(value, str):
+        return value.encode()
+    if isinstance(value, bytes):
+        return value
+    return to_json(value, indent=2).encode() + b"\n"

@@ -7,14 +7,19 @@ from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
 from typing import TYPE_CHECKING, Any
 
 from kvstate.codec import Value
-from kvstate.errors import InvalidName, NotFound
+from kvstate.errors import Conflict, Exists, InvalidName, InvalidValue, NotFound
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+    from datetime import timedelta
+
+    from kvstate.series import Series
     from kvstate.state import Entry
 
 __all__ = ["KeyMapping"]
 
-_MISSING = object()
+_MISSING: Any = object()
+TRIES = 1000
 
 
 class KeyMapping(MutableMapping[str, Value]):
@@ -31,6 +36,14 @@ class KeyMapping(MutableMapping[str, Value]):
     @abstractmethod
     def delete(self, key: str) -> bool:
         """Delete the key; say whether it was there."""
+
+    @abstractmethod
+    def entry(self, key: str) -> Entry | None:
+        """Give the key with its revision and times; None when it is absent or has expired."""
+
+    @abstractmethod
+    def set_many(self, mapping: dict[str, Value]) -> int:
+        """Set all these keys in one transaction; give the revision."""
 
     @abstractmethod
     def scan(self) -> Iterator[Entry]:
@@ -63,10 +76,74 @@ class KeyMapping(MutableMapping[str, Value]):
         """Give a view of the values that reads many at a time."""
         return _Values(self)
 
-    def clear(self) -> None:
-        """Delete every key, one by one."""
-        for key in list(self):
-            self.delete(key)
+    def update(self, first: Any = (), second: Any = None, /, **keys: Value) -> Any:
+        """Change one key by a function, atomically; or, as mappings do, set many.
+
+        ``update(key, function)`` sets the key to ``function(value)`` (None for an absent one),
+        which may be called more than once, and gives the new value; the expiry stays.
+        """
+        if callable(second):
+            return self._changed(first, second)
+        if second is not None:
+            raise InvalidValue("update", f"{second!r} is no function")
+        self.set_many({**dict(first), **keys})
+        return None
+
+    def _changed(self, key: str, function: Callable[[Value], Value]) -> Value:
+        for last in (*[False] * (TRIES - 1), True):
+            before = self.entry(key)
+            value = function(None if before is None else before.value)
+            try:
+                self._replace(key, value, before)
+            except Conflict:
+                if last:
+                    raise
+                continue
+            return value
+        raise AssertionError
+
+    def _replace(self, key: str, value: Value, before: Entry | None) -> None:
+        """Set the key if it is still as it was before."""
+        revision = 0 if before is None else before.revision
+        self.set(key, value, if_revision=revision, keep_ttl=True)  # type: ignore[call-arg]
+
+    def setdefault(self, key: str, default: Value = None) -> Value:
+        """Give the key's value; set it to the default, atomically, when it is absent."""
+        while True:
+            value = self.get(key, _MISSING)
+            if value is not _MISSING:
+                return value
+            try:
+                self.set(key, default, if_absent=True)  # type: ignore[call-arg]
+            except Exists:
+                continue
+            return default
+
+    def pop(self, key: str, default: Any = _MISSING) -> Value:
+        """Remove the key and give its value, atomically; the default, or `NotFound`, without it."""
+        while True:
+            entry = self.entry(key)
+            if entry is None:
+                if default is _MISSING:
+                    raise NotFound("key", key)
+                return default
+            try:
+                self.delete(key, if_revision=entry.revision)  # type: ignore[call-arg]
+            except Conflict:
+                continue
+            return entry.value
+
+    def series(
+        self,
+        key: str,
+        *,
+        max_count: int | None = None,
+        max_age: float | timedelta | None = None,
+    ) -> Series:
+        """Give the series of numbers under this key."""
+        from kvstate.series import Series  # noqa: PLC0415  (it stands above)
+
+        return Series(self, key, max_count=max_count, max_age=max_age)
 
 
 class _Items(ItemsView[str, Value]):

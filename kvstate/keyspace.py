@@ -5,14 +5,18 @@ given once and never again; ``blob`` a blob's random identity (16 bytes).
 
     M name                         a fact about the store (format, usage, last run)
     N name                         a namespace: its identity and settings
+    K namespace-id                 how much a namespace holds: keys, bytes; how far back it knows
     S namespace-id key             a key's value
     E expires_ns namespace-id key  index: what expires when                          (no value)
+    V namespace-id key 0 version   a value that a key had before
+    W due_ns namespace-id key      index: when versions of a key become too old      (no value)
+    X namespace-id field value key index: which keys have this value in a field      (no value)
     T parent-id name               a folder or an artifact below its folder
     I id                           where an identity is: parent-id, name
     D tier aged_from_ns id         index: which artifact has been ageing since when  (no value)
     B blob                         content: form, size, digest, references, place
     C blob                         content that is small: the bytes themselves
-    K blob chunk                   content in a file: checksums of its blocks
+    Q blob chunk                   content in a file: checksums of its blocks
     H digest blob                  index: which content has this digest              (no value)
     P blob                         index: a file that lies in another tier than its references want
     G tier blob                    a file that nothing refers to any more: to be removed
@@ -35,6 +39,7 @@ __all__ = [
     "due_key",
     "entry_key",
     "expiry_key",
+    "field_prefix",
     "garbage_key",
     "identity_key",
     "journal_key",
@@ -44,7 +49,13 @@ __all__ = [
     "parse_due",
     "parse_expiry",
     "parse_journal",
+    "parse_stale",
+    "parse_version",
+    "stale_key",
     "state_prefix",
+    "usage_key",
+    "version_key",
+    "versions_prefix",
 ]
 
 ROOT_ID: Final = 1
@@ -55,6 +66,7 @@ _EXPIRY = Struct(">cQQ")
 _DUE = Struct(">cBQQ")
 _JOURNAL = Struct(">cQH")
 _CHUNK = Struct(">I")
+_FIELD = Struct(">cQH")
 
 
 def after_prefix(prefix: bytes) -> bytes:
@@ -87,6 +99,42 @@ def parse_expiry(key: bytes) -> tuple[int, int, bytes]:
     """Give the moment, the namespace's identity and the key of an expiry index key."""
     _, expires_ns, namespace_id = _EXPIRY.unpack_from(key)
     return expires_ns, namespace_id, key[_EXPIRY.size :]
+
+
+def usage_key(namespace_id: int) -> bytes:
+    """Give the key of what is counted of a namespace."""
+    return _ID.pack(b"K", namespace_id)
+
+
+def versions_prefix(namespace_id: int, key: bytes | None = None) -> bytes:
+    """Give what the keys of one key's versions begin with; without a key, of all in a namespace."""
+    prefix = _ID.pack(b"V", namespace_id)
+    return prefix if key is None else prefix + key + b"\0"  # no key has a 0 in it
+
+
+def version_key(namespace_id: int, key: bytes, version: int) -> bytes:
+    """Give the key of one version of a key."""
+    return versions_prefix(namespace_id, key) + _CHUNK.pack(version)
+
+
+def parse_version(key: bytes) -> tuple[int, bytes, int]:
+    """Give the namespace's identity, the key and the version of a version's key."""
+    return int.from_bytes(key[1:9], "big"), key[9:-5], _CHUNK.unpack(key[-4:])[0]
+
+
+def stale_key(due_ns: int, namespace_id: int, key: bytes) -> bytes:
+    """Give the index key of a key whose oldest versions become too old."""
+    return _EXPIRY.pack(b"W", due_ns, namespace_id) + key
+
+
+def parse_stale(key: bytes) -> tuple[int, int, bytes]:
+    """Give the moment, the namespace's identity and the key of a stale index key."""
+    return parse_expiry(key)
+
+
+def field_prefix(namespace_id: int, field: int) -> bytes:
+    """Give what the keys of one secondary index begin with; the value and the key follow."""
+    return _FIELD.pack(b"X", namespace_id, field)
 
 
 def entry_key(parent_id: int, name: bytes = b"") -> bytes:
@@ -122,7 +170,7 @@ def blob_content_key(blob: bytes) -> bytes:
 
 def checksums_key(blob: bytes, chunk: int) -> bytes:
     """Give the key of one chunk of a blob file's block checksums."""
-    return b"K" + blob + _CHUNK.pack(chunk)
+    return b"Q" + blob + _CHUNK.pack(chunk)
 
 
 def digest_prefix(content_digest: bytes) -> bytes:

@@ -33,9 +33,9 @@ if TYPE_CHECKING:
     from kvstate.catalog import Catalog
     from kvstate.clock import Clock
     from kvstate.engine import Engine
+    from kvstate.expiry import Expiry
     from kvstate.journal import Change, Journal
     from kvstate.settings import StoreSettings
-    from kvstate.state import State
 
 __all__ = ["Ages", "Lifecycle", "Move", "Outcome"]
 
@@ -98,7 +98,7 @@ class Lifecycle:
         self,
         engine: Engine,
         journal: Journal,
-        state: State,
+        expiry: Expiry,
         catalog: Catalog,
         blobs: Blobs,
         clock: Clock,
@@ -107,7 +107,7 @@ class Lifecycle:
     ) -> None:
         self._engine = engine
         self._journal = journal
-        self._state = state
+        self._expiry = expiry
         self._catalog = catalog
         self._blobs = blobs
         self._clock = clock
@@ -148,7 +148,7 @@ class Lifecycle:
 
     def next_due_ns(self) -> int | None:
         """Give the earliest moment at which a key expires or an artifact is due."""
-        moments = [self._state.next_due_ns()]
+        moments = [self._expiry.next_due_ns()]
         for tier, limit_ns in enumerate(self._ages.limits_ns):
             page = self._engine.scan(due_key(tier, 0, 0), due_key(tier + 1, 0, 0), limit=1)
             moments += [parse_due(key)[1] + limit_ns for key, _ in page]
@@ -192,9 +192,9 @@ class Lifecycle:
     def _run(self, progress: Callable[[int, int, str], None] | None, *, dry_run: bool) -> Outcome:
         began = time.monotonic()
         at_ns = self._clock.now_ns()
-        expired = self._state.sweep(dry_run=dry_run)
+        sweeping = self._expiry.sweep(dry_run=dry_run)
         counts = dict.fromkeys((*TIERS, PURGE), 0)
-        failures: list[tuple[str, str]] = []
+        failures = list(sweeping.failures)
         for done, move in enumerate(list(self.plan())):
             try:
                 if dry_run or self._apply(move):
@@ -207,7 +207,7 @@ class Lifecycle:
             counts["warm"],
             counts["cold"],
             counts[PURGE],
-            expired,
+            sweeping.swept,
             len(failures),
             time.monotonic() - began,
             dry_run,

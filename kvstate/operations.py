@@ -30,6 +30,7 @@ _TYPES: Final[dict[str, tuple[type, ...]]] = {
     "number": (int, float),
     "bytes": (bytes,),
     "names": (list,),
+    "list": (list,),
     "mapping": (dict,),
 }
 
@@ -137,10 +138,13 @@ _TABLE: Final = (
     _reads(
         "journal",
         "listing of events",
-        "What the commits after a revision did, oldest first; namespace leaves out all else.",
+        "What the commits after a revision did, oldest first; namespace and prefix (of names) "
+        "leave out all else. With strict, revision 0 has to be there, too: Compacted.",
         since="int?",
         limit="int?",
         namespace="name?",
+        prefix="text?",
+        strict="bool?",
     ),
     # Listings.
     _reads("more", "[rows, handle?]", "The next rows of a listing.", handle="int"),
@@ -157,9 +161,12 @@ _TABLE: Final = (
     _reads(
         "get",
         "[value] or null",
-        "The value under a key; null when there is none.",
+        "The value under a key, now, as of a revision, or at a moment; null when there is none. "
+        "Compacted when that is not known any more.",
         namespace="name",
         key="name",
+        revision="value?",
+        at="value?",
     ),
     _reads(
         "entry",
@@ -167,6 +174,55 @@ _TABLE: Final = (
         "The value under a key with its revision and times.",
         namespace="name",
         key="name",
+    ),
+    _writes(
+        "configure",
+        "mapping",
+        "Change some of a namespace's settings; gives all of them.",
+        namespace="name",
+        options="mapping",
+    ),
+    _reads("settings", "mapping", "A namespace's settings.", namespace="name"),
+    _reads(
+        "used", "[keys, bytes]", "How much a namespace holds, for its quotas.", namespace="name"
+    ),
+    _reads(
+        "history",
+        "[versions]",
+        "What is kept of a key's past, oldest first; limit gives only the newest.",
+        namespace="name",
+        key="name",
+        limit="int?",
+    ),
+    _writes(
+        "rollback",
+        "int",
+        "Set a key to what it was as of a revision, or at a moment; gives the new revision.",
+        namespace="name",
+        key="name",
+        revision="value?",
+        at="value?",
+    ),
+    _reads(
+        "find",
+        "listing of entries",
+        "The entries that have these values in indexed fields, in the order of the first index. "
+        "where holds [path, value] or [path, low, high] each; after is [key, value].",
+        namespace="name",
+        where="list",
+        limit="int?",
+        after="list?",
+        reverse="bool?",
+    ),
+    _writes(
+        "transact",
+        "int",
+        "Write all of these, or none, if what was seen is still so: seen holds [namespace, key, "
+        "revision], ranges [namespace, prefix, limit, [[key, revision], ...]], writes [namespace, "
+        "key, delete, value, ttl, expires_at, keep_ttl]. Conflict when something has changed.",
+        seen="list",
+        ranges="list",
+        writes="list",
     ),
     _reads("count", "int", "How many keys the namespace has.", namespace="name"),
     _writes(
@@ -200,6 +256,8 @@ _TABLE: Final = (
         start="name?",
         limit="int?",
         reverse="bool?",
+        revision="value?",
+        at="value?",
     ),
     _reads(
         "keys", "listing of names", "The keys of the namespace, in key order.", namespace="name"
@@ -221,6 +279,50 @@ _TABLE: Final = (
         ttl="value?",
         expires_at="value?",
     ),
+    _writes(
+        "upsert_many",
+        "[total, new, changed, unchanged]",
+        "Store those of these that are absent or have another value.",
+        namespace="name",
+        values="mapping",
+        ttl="value?",
+        expires_at="value?",
+    ),
+    _writes(
+        "delete_prefix",
+        "int",
+        "Remove the keys that begin with this, in one commit; says how many.",
+        namespace="name",
+        prefix="name",
+    ),
+    _writes(
+        "expire_prefix",
+        "int",
+        "Let the keys that begin with this expire then, in one commit; says how many.",
+        namespace="name",
+        prefix="name",
+        ttl="value?",
+        expires_at="value?",
+    ),
+    _writes(
+        "increment",
+        "number",
+        "Add to the number under a key; gives the new one. An absent key counts from default.",
+        namespace="name",
+        key="name",
+        by="value?",
+        default="value?",
+        ttl="value?",
+    ),
+    _writes(
+        "append",
+        "int",
+        "Append to the list under a key; gives its length. limit keeps only the last so many.",
+        namespace="name",
+        key="name",
+        items="list",
+        limit="int?",
+    ),
     _reads(
         "ttl",
         "float or null",
@@ -231,11 +333,22 @@ _TABLE: Final = (
     _writes(
         "expire",
         "bool",
-        "Let a key expire after so many seconds, or at a moment; says whether it was there.",
+        "Let a key expire after so many seconds, or at a moment; says whether that is so now. "
+        "only_if is absent, present, longer or shorter.",
         namespace="name",
         key="name",
         ttl="value?",
         expires_at="value?",
+        only_if="value?",
+        if_revision="int?",
+    ),
+    _writes(
+        "touch",
+        "bool",
+        "Let a key live for so many seconds, or as its namespace says, from now on.",
+        namespace="name",
+        key="name",
+        ttl="value?",
     ),
     _writes("persist", "bool", "Let a key never expire.", namespace="name", key="name"),
     _writes(

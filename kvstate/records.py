@@ -3,8 +3,9 @@
     checksum (8)  xxh3-64 over the key and all that follows
     form (1)      high half: format version; low half: flags
     revision (8)  the commit that wrote it
+    version (4)   how many times it was written since it was made
     created_ns (8), updated_ns (8), expires_ns (8; 0 is never)
-    payload       CBOR, or for SPILLED the blob (16) that holds the CBOR
+    payload       CBOR; for SPILLED the blob (16) that holds it; for GONE why it went
 
 Each record kind's payload is an array in the order of its NamedTuple below.
 """
@@ -20,6 +21,7 @@ from kvstate.errors import Damaged, Incompatible
 __all__ = [
     "EXPIRES",
     "FORMAT",
+    "GONE",
     "HEADER_BYTES",
     "PLAIN",
     "SPILLED",
@@ -34,8 +36,11 @@ EXPIRES: Final = 1
 """Flag: the record has an expiry."""
 SPILLED: Final = 2
 """Flag: the payload is the identity of the blob that holds it."""
+GONE: Final = 4
+"""Flag of a version: the key was deleted or expired; the payload says which."""
 
-_HEADER = Struct(">BQqqq")
+_HEADER = Struct(">BQIqqq")
+_VERSION_MAX = 0xFFFFFFFF
 HEADER_BYTES: Final = SEAL_BYTES + _HEADER.size
 """Where the payload begins."""
 
@@ -45,6 +50,7 @@ class Envelope(NamedTuple):
 
     form: int
     revision: int
+    version: int
     created_ns: int
     updated_ns: int
     expires_ns: int
@@ -59,11 +65,15 @@ def seal_envelope(
     created_ns: int,
     updated_ns: int,
     expires_ns: int = 0,
-    spilled: bool = False,
+    version: int = 1,
+    flags: int = 0,
 ) -> bytes:
-    """Give the record's bytes."""
-    form = PLAIN | (EXPIRES if expires_ns else 0) | (SPILLED if spilled else 0)
-    return seal(key, _HEADER.pack(form, revision, created_ns, updated_ns, expires_ns) + payload)
+    """Give the record's bytes; ``flags`` are SPILLED and GONE."""
+    form = PLAIN | (EXPIRES if expires_ns else 0) | flags
+    header = _HEADER.pack(
+        form, revision, version & _VERSION_MAX, created_ns, updated_ns, expires_ns
+    )
+    return seal(key, header + payload)
 
 
 def open_envelope(key: bytes, data: bytes) -> Envelope:
@@ -71,7 +81,9 @@ def open_envelope(key: bytes, data: bytes) -> Envelope:
     body = unseal(key, data)
     if len(body) < _HEADER.size:
         raise Damaged(f"record {key!r}", "it is shorter than its header")
-    form, revision, created_ns, updated_ns, expires_ns = _HEADER.unpack_from(body)
-    if form >> 4 != FORMAT:
-        raise Incompatible(f"record {key!r}", f"its format is {form >> 4}, this reads {FORMAT}")
-    return Envelope(form, revision, created_ns, updated_ns, expires_ns, body[_HEADER.size :])
+    header = _HEADER.unpack_from(body)
+    if header[0] >> 4 != FORMAT:
+        raise Incompatible(
+            f"record {key!r}", f"its format is {header[0] >> 4}, this reads {FORMAT}"
+        )
+    return Envelope._make((*header, body[_HEADER.size :]))

@@ -16,31 +16,36 @@ import os
 import time
 from datetime import timedelta
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, NoReturn, cast
+from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
 from kvstate.check import Problem, Report
 from kvstate.client import Client
-from kvstate.errors import Denied, InvalidName, InvalidValue
+from kvstate.errors import Denied, Unavailable
 from kvstate.journal import Event
-from kvstate.key_mapping import KeyMapping
 from kvstate.lifecycle import Move, Outcome
-from kvstate.names import check_key, check_namespace
-from kvstate.state import Entry
+from kvstate.locks import Lock
+from kvstate.names import check_namespace
+from kvstate.remote_namespace import RemoteNamespace
+from kvstate.space import settings_of
+from kvstate.transaction import Transaction, transact
 from kvstate.transfer import RemoteArtifacts
 from kvstate.wire import default_socket
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping
-    from datetime import datetime
+    from collections.abc import Callable, Iterator
     from types import TracebackType
     from typing import Self
 
-    from kvstate.codec import Value
+    from kvstate.space import NamespaceSettings
+    from kvstate.transaction import Seen, SeenRange, Write
 
-__all__ = ["RemoteLifecycle", "RemoteNamespace", "RemoteStore", "connect"]
+__all__ = ["RemoteLifecycle", "RemoteStore", "connect"]
+
+T = TypeVar("T")
 
 _WAIT_SECONDS = 30.0
-_KEYS_AT_ONCE = 4096
+_PATIENCE_SECONDS = 60.0
+_RETRY_SECONDS = 0.1
 
 
 def connect(socket: str | os.PathLike[str] | None = None) -> RemoteStore:
@@ -114,32 +119,93 @@ class RemoteStore:
             if current > revision or seconds < _WAIT_SECONDS:
                 return current
 
-    def journal(self, since: int = 0, limit: int | None = None) -> Iterator[Event]:
+    def journal(
+        self,
+        since: int = 0,
+        limit: int | None = None,
+        *,
+        namespace: str | None = None,
+        prefix: str = "",
+        strict: bool = False,
+    ) -> Iterator[Event]:
         """Give the events after this revision, in order, up to the newest."""
-        return (Event(*row) for row in self._client.listing("journal", since, limit))
+        rows = self._client.listing("journal", since, limit, namespace, prefix, strict)
+        return (Event(*row) for row in rows)
+
+    def configure(self, namespace: str, **options: Any) -> NamespaceSettings:
+        """Change some settings of a namespace, kept in the store; give all of them."""
+        for name, value in options.items():
+            if isinstance(value, timedelta):
+                options[name] = value.total_seconds()
+        return settings_of(self._client.call("configure", namespace, options))
+
+    def transaction(self) -> Transaction:
+        """Begin a transaction over any namespaces: a context manager, all or nothing."""
+        return Transaction(self.namespace, self._apply)
+
+    def _apply(self, seen: list[Seen], ranges: list[SeenRange], writes: list[Write]) -> int:
+        return int(self._client.call("transact", seen, ranges, writes))
+
+    def transact(self, function: Callable[[Transaction], T]) -> T:
+        """Run the function in a transaction, again after a conflict; give its result."""
+        return transact(self.transaction, function)
+
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl: float | timedelta = 30.0,
+        owner: str | None = None,
+        timeout: float | None = None,
+    ) -> Lock:
+        """Give a lock among all processes of the store: a context manager with a lease."""
+        return Lock(self, name, ttl=ttl, owner=owner, timeout=timeout)
 
     def watch(
         self,
         namespace: str | None = None,
         since: int | None = None,
         timeout: float | None = None,
+        *,
+        prefix: str = "",
     ) -> Iterator[Event]:
-        """Give events as they are committed, by anyone; end after ``timeout`` quiet seconds."""
+        """Give events as they are committed, by anyone; end after ``timeout`` quiet seconds.
+
+        When the daemon goes away, it is waited for up to a minute; what happened meanwhile is given
+        then, nothing twice and nothing left out. `Compacted` when it was trimmed.
+        """
         if namespace is not None:
             check_namespace(namespace)
         seen = self.revision() if since is None else since
-        return self._watch(namespace, seen, timeout)
+        return self._watch(namespace, prefix, seen, timeout)
 
-    def _watch(self, namespace: str | None, seen: int, timeout: float | None) -> Iterator[Event]:
+    def _watch(
+        self, namespace: str | None, prefix: str, seen: int, timeout: float | None
+    ) -> Iterator[Event]:
+        given = 0  # events of the revision after `seen` that were given already
+        patience: float | None = None
         while True:
-            newest = self.revision() if namespace is not None else seen
-            for row in self._client.listing("journal", seen, None, namespace):
-                event = Event(*row)
-                seen = event.revision
-                yield event
-            seen = max(seen, newest)
-            if self.wait(seen, timeout) <= seen:
-                return
+            try:
+                newest = self.revision()
+                skip, current = given, 0
+                for event in self.journal(seen, namespace=namespace, prefix=prefix, strict=True):
+                    if event.revision != current:
+                        if current:
+                            seen, given = event.revision - 1, 0
+                        current = event.revision
+                    if skip:
+                        skip -= 1
+                        continue
+                    given += 1
+                    yield event
+                seen, given, patience = max(seen, newest, current), 0, None
+                if self.wait(seen, timeout) <= seen:
+                    return
+            except Unavailable as error:
+                patience = patience or time.monotonic() + _PATIENCE_SECONDS
+                if not error.retry or self._client.closed or time.monotonic() > patience:
+                    raise
+                time.sleep(_RETRY_SECONDS)
 
     def stats(self) -> dict[str, object]:
         """Give what is stored, in numbers."""
@@ -158,141 +224,6 @@ class RemoteStore:
     def acting(self, actor: str) -> NoReturn:
         """Not here (`Denied`): the daemon says who acts, by the user of the connected process."""
         raise Denied(f"acting as {actor!r}", "over a socket the daemon says who acts")
-
-
-class RemoteNamespace(KeyMapping):
-    """A namespace in another process. The same methods as `kvstate.state.Namespace`."""
-
-    def __init__(self, client: Client, name: str) -> None:
-        check_namespace(name)
-        self.name = name
-        self._client = client
-        self._call = client.call
-
-    def __repr__(self) -> str:
-        return f"<kvstate namespace {self.name!r}>"
-
-    # Reading
-
-    def get(self, key: str, default: Any = None) -> Value:
-        """Give the key's value; the default when it is absent or has expired."""
-        found = self._call("get", self.name, key)
-        return default if found is None else found[0]
-
-    def entry(self, key: str) -> Entry | None:
-        """Give the key with its revision and times; None when it is absent or has expired."""
-        row = self._call("entry", self.name, key)
-        return None if row is None else Entry(*row)
-
-    def get_many(self, keys: Iterable[str]) -> dict[str, Value]:
-        """Give the values of those keys that are there; as of one moment for each few thousand."""
-        wanted = list(keys)
-        found: dict[str, Value] = {}
-        while wanted:
-            values, seen = self._call("get_many", self.name, wanted[:_KEYS_AT_ONCE])
-            found.update(values)
-            del wanted[:seen]
-        return found
-
-    def scan(
-        self,
-        prefix: str = "",
-        *,
-        start: str | None = None,
-        limit: int | None = None,
-        reverse: bool = False,
-    ) -> Iterator[Entry]:
-        """Give the entries whose keys begin with ``prefix``, in the byte order of the keys."""
-        rows = self._client.listing("scan", self.name, prefix, start, limit, reverse)
-        return (Entry(*row) for row in rows)
-
-    def ttl(self, key: str) -> float | None:
-        """Give the seconds until the key expires; None if never; `NotFound` when it is absent."""
-        left: float | None = self._call("ttl", self.name, key)
-        return left
-
-    # Writing
-
-    def set(
-        self,
-        key: str,
-        value: Value,
-        *,
-        ttl: float | timedelta | None = None,
-        expires_at: datetime | float | None = None,
-        if_absent: bool = False,
-        if_present: bool = False,
-        if_revision: int | None = None,
-        keep_ttl: bool = False,
-    ) -> int:
-        """Set the key; give the revision. Durable when this returns."""
-        revision: int = self._call(
-            "set",
-            self.name,
-            key,
-            value,
-            _seconds(ttl),
-            expires_at,
-            if_absent,
-            if_present,
-            if_revision,
-            keep_ttl,
-        )
-        return revision
-
-    def set_many(
-        self,
-        mapping: Mapping[str, Value],
-        *,
-        ttl: float | timedelta | None = None,
-        expires_at: datetime | float | None = None,
-    ) -> int:
-        """Set all these keys in one transaction; give the revision. They must fit one frame."""
-        values = dict(mapping)
-        try:
-            revision: int = self._call("set_many", self.name, values, _seconds(ttl), expires_at)
-        except InvalidValue:
-            for key in values:
-                check_key(key)
-            raise
-        return revision
-
-    def delete(self, key: str, *, if_revision: int | None = None) -> bool:
-        """Delete the key; say whether it was there. `Conflict` when ``if_revision`` is not its."""
-        return bool(self._call("delete", self.name, key, if_revision))
-
-    def expire(
-        self,
-        key: str,
-        ttl: float | timedelta | None = None,
-        *,
-        expires_at: datetime | float | None = None,
-    ) -> bool:
-        """Let the key expire after so many seconds, or at a moment; say whether it was there."""
-        return bool(self._call("expire", self.name, key, _seconds(ttl), expires_at))
-
-    def persist(self, key: str) -> bool:
-        """Let the key never expire; say whether it was there."""
-        return bool(self._call("persist", self.name, key))
-
-    def rename(self, old: str, new: str, *, replace: bool = False) -> int:
-        """Give the key another name; its TTL goes with it."""
-        revision: int = self._call("rename", self.name, old, new, replace)
-        return revision
-
-    # The mapping
-
-    def __contains__(self, key: object) -> bool:
-        try:
-            return self._call("get", self.name, key) is not None
-        except InvalidName:
-            return False
-
-    def __iter__(self) -> Iterator[str]:
-        return cast("Iterator[str]", self._client.listing("keys", self.name))
-
-    def __len__(self) -> int:
-        return int(self._call("count", self.name))
 
 
 class RemoteLifecycle:
@@ -333,7 +264,3 @@ class RemoteLifecycle:
 def _outcome(row: list[Any]) -> Outcome:
     outcome = Outcome(*row)
     return outcome._replace(failures=tuple((name, why) for name, why in outcome.failures))
-
-
-def _seconds(ttl: float | timedelta | None) -> float | None:
-    return ttl.total_seconds() if isinstance(ttl, timedelta) else ttl

@@ -1,36 +1,28 @@
-"""Namespaces: mutable mappings of keys to values that may expire.
+"""All namespaces of a store: their records, what they count, and how their keys are committed.
 
 A key that has expired is hidden from the moment it expires, by every reader; the sweep that removes
-its record (and writes the journal's ``expire``) comes later, in due order, from an index. The index
-is a hint: the record decides.
+its record (and writes the journal's ``expire``) comes later, in due order, from an index
+(`kvstate.expiry`). The index is a hint: the record decides.
 
 Values up to ``inline_bytes_max`` lie in the record, larger ones in a blob, unseen by the caller.
 """
 
 from __future__ import annotations
 
-from typing import TYPE_CHECKING, NamedTuple
+from contextlib import ExitStack
+from struct import Struct
+from typing import TYPE_CHECKING, NamedTuple, TypeVar
 
 from kvstate.clock import NEVER, datetime_of
-from kvstate.codec import Value, decode, encode
-from kvstate.errors import Conflict
-from kvstate.journal import Spilled
-from kvstate.keyspace import (
-    after_prefix,
-    expiry_key,
-    namespace_key,
-    parse_expiry,
-    state_prefix,
-)
+from kvstate.codec import Value, decode, seal, unseal
+from kvstate.journal import DUE, Spilled
+from kvstate.keyspace import after_prefix, namespace_key, usage_key
 from kvstate.names import check_namespace
-from kvstate.records import (
-    SPILLED,
-    Envelope,
-    open_envelope,
-)
+from kvstate.records import SPILLED, Envelope
+from kvstate.space import NamespaceSettings, Space, made_space, open_space, space_payload
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator, Sequence
     from datetime import datetime
 
     from kvstate.blobs import Blobs
@@ -38,11 +30,12 @@ if TYPE_CHECKING:
     from kvstate.engine import Engine, Reader
     from kvstate.journal import Change, Journal
 
-__all__ = ["Entry", "State", "expired", "journal_value"]
+__all__ = ["Entry", "State", "Usage", "expired", "journal_value", "unpack_usage"]
+
+T = TypeVar("T")
 
 _PAGE = 512
-SWEEP_KEYS = 1000
-"""Keys removed in one transaction of a sweep."""
+_USAGE = Struct(">QQQQ")
 
 
 class Entry(NamedTuple):
@@ -71,8 +64,20 @@ class Entry(NamedTuple):
         return datetime_of(self.expires_at_ns) if self.expires_at_ns else None
 
 
+class Usage(NamedTuple):
+    """What is counted of a namespace: keys (also expired ones until they are swept) and bytes.
+
+    Before ``floor_revision`` (at ``floor_ns``) its history has gaps.
+    """
+
+    keys: int = 0
+    bytes: int = 0
+    floor_revision: int = 0
+    floor_ns: int = 0
+
+
 class State:
-    """All namespaces of a store, and the expiry of their keys."""
+    """All namespaces of a store."""
 
     def __init__(
         self, engine: Engine, journal: Journal, blobs: Blobs, clock: Clock, inline_bytes_max: int
@@ -82,6 +87,48 @@ class State:
         self.blobs = blobs
         self.clock = clock
         self.inline_bytes_max = inline_bytes_max
+        self.writable = True
+        self.sweep_some: Callable[[Change], object] = lambda _change: None
+        """What to call within a commit when some keys have expired."""
+
+    # Committing
+
+    def commit(
+        self,
+        function: Callable[[Change, list[Spilled]], T],
+        large: Sequence[bytes] = (),
+    ) -> T:
+        """Run the function in a commit, with a blob for each large value.
+
+        A blob comes with two references: one for the record, one for the journal. What has expired
+        goes in the same commit.
+        """
+        sweep_some = self.sweep_some
+        if not large:
+
+            def run(change: Change) -> T:
+                result = function(change, [])
+                if change.tx.memo.get(DUE, 0) <= change.at_ns:
+                    sweep_some(change)
+                return result
+
+            return self.journal.commit(run)
+        with ExitStack() as stack:
+            stagings = []
+            for payload in large:
+                staging = self.blobs.staging(0)
+                stack.callback(staging.discard)
+                staging.write(0, payload)
+                stagings.append(staging)
+            return self.blobs.commit_many(
+                self.journal,
+                stagings,
+                0,
+                lambda change, stored: function(change, [Spilled(blob) for _, blob in stored]),
+                references=2,
+            )
+
+    # Namespaces
 
     def names(self) -> Iterator[str]:
         """Give the namespaces' names in byte order."""
@@ -91,105 +138,98 @@ class State:
                 yield key[1:].decode()
             start = page[-1][0] + b"\0"
 
-    def identity(self, name: bytes, reader: Reader | Engine | None = None) -> int | None:
-        """Give a namespace's identity; None when there is none of this name."""
+    def space(self, name: bytes, reader: Reader | Engine | None = None) -> Space | None:
+        """Give a namespace; None when there is none of this name."""
         key = namespace_key(name)
         data = (reader or self.engine).get(key)
-        if data is None:
-            return None
-        number: int = decode(open_envelope(key, data).payload)[0]
-        return number
+        return None if data is None else open_space(key, data)
 
-    def make(self, name: str, change: Change) -> int:
-        """Give a namespace's identity; make the namespace if there is none of this name."""
-        data = check_namespace(name)
-        found = self.identity(data, change.tx)
-        if found is not None:
-            return found
-        number = change.new_id()
-        change.seal(namespace_key(data), encode([number]))
-        return number
+    def found(self, name: bytes, change: Change) -> Space | None:
+        """Give a namespace within a change; None when there is none of this name."""
+        memo = change.tx.memo
+        space: Space | None = memo.get(name)
+        if space is None:
+            space = memo[name] = self.space(name, change.tx)
+        return space
 
-    def remove(self, name: str) -> bool:
-        """Remove an empty namespace; `Conflict` when it has keys; say whether it was there."""
-        data = check_namespace(name)
+    def made(self, name: bytes, change: Change) -> Space:
+        """Give a namespace within a change; make it if there is none of this name."""
+        space = self.found(name, change)
+        if space is None:
+            text = check_namespace(name.decode()).decode()
+            space = made_space(text, change.new_id(), NamespaceSettings(), ())
+            self.put_space(change, space)
+        return space
 
-        def run(change: Change) -> bool:
-            number = self.identity(data, change.tx)
-            if number is None:
-                return False
-            prefix = state_prefix(number)
-            for key, record in change.tx.scan(prefix, after_prefix(prefix)):
-                envelope = open_envelope(key, record)
-                if not expired(envelope, change.at_ns):
-                    raise Conflict(name, "the namespace still has keys")
-                self.expire_record(change, name, number, key, envelope)
-            change.tx.delete(namespace_key(data))
-            change.say("rmspace", name, "")
-            return True
+    def put_space(self, change: Change, space: Space) -> None:
+        """Write a namespace's record."""
+        name = space.name.encode()
+        change.seal(namespace_key(name), space_payload(space))
+        change.tx.memo[name] = space
 
-        return self.journal.commit(run)
+    def numbered(self, reader: Reader, number: int) -> Space | None:
+        """Give the namespace with this identity; None when there is none."""
+        for key, data in reader.scan(b"N", b"O"):
+            space = open_space(key, data)
+            if space.number == number:
+                return space
+        return None
 
-    def next_due_ns(self) -> int | None:
-        """Give the earliest moment at which a key expires."""
-        page = self.engine.scan(b"E", b"F", limit=1)
-        return parse_expiry(page[0][0])[0] if page else None
+    def by_number(self, change: Change, number: int) -> Space | None:
+        """Give the namespace with this identity, within a change."""
+        memo = change.tx.memo
+        name = memo.get(number)
+        if name is None:
+            for key, data in change.tx.scan(b"N", b"O"):
+                memo[open_space(key, data).number] = key[1:]
+            name = memo.get(number)
+        return None if name is None else self.found(name, change)
 
-    def sweep(self, *, dry_run: bool = False) -> int:
-        """Remove what has expired, in due order, in bounded transactions; say how many keys."""
-        if dry_run:
-            due = expiry_key(self.clock.now_ns() + 1, 0, b"")
-            return sum(1 for _ in self._due(due))
-        swept = 0
-        while count := self.journal.commit(self._sweep_some):
-            swept += count
-            if count < SWEEP_KEYS:
-                break
-        return swept
+    # What is counted
 
-    def _due(self, stop: bytes) -> Iterator[bytes]:
-        start = b"E"
-        while page := self.engine.scan(start, stop, limit=_PAGE):
-            for key, _ in page:
-                yield key
-            start = page[-1][0] + b"\0"
+    def usage(self, number: int, reader: Reader | Engine | None = None) -> Usage:
+        """Give what is counted of a namespace."""
+        key = usage_key(number)
+        data = (reader or self.engine).get(key)
+        return Usage() if data is None else unpack_usage(key, data)
 
-    def _sweep_some(self, change: Change) -> int:
-        stop = expiry_key(change.at_ns + 1, 0, b"")
-        names: dict[int, str] = {}
-        swept = 0
-        scan = change.tx.scan(b"E", stop)
-        for index_key, _ in [pair for _, pair in zip(range(SWEEP_KEYS), scan, strict=False)]:
-            expires_ns, number, key = parse_expiry(index_key)
-            full = state_prefix(number) + key
-            envelope = change.open(full)
-            if envelope is None or envelope.expires_ns != expires_ns:
-                change.tx.delete(index_key)
-                continue
-            if number not in names:
-                names.update(self._names_by_identity(change.tx))
-            self.expire_record(change, names.get(number, f"#{number}"), number, full, envelope)
-            swept += 1
-        return swept
+    def used(self, number: int, change: Change) -> Usage:
+        """Give what is counted of a namespace, within a change."""
+        memo = change.tx.memo
+        found: Usage | None = memo.get(("usage", number))
+        if found is None:
+            found = memo["usage", number] = self.usage(number, change.tx)
+        return found
 
-    def _names_by_identity(self, reader: Reader) -> dict[int, str]:
-        pairs = reader.scan(b"N", b"O")
-        return {decode(open_envelope(k, data).payload)[0]: k[1:].decode() for k, data in pairs}
+    def put_usage(self, change: Change, number: int, usage: Usage) -> None:
+        """Write what is counted of a namespace."""
+        key = usage_key(number)
+        change.tx.put(key, seal(key, _USAGE.pack(*usage)))
+        change.tx.memo["usage", number] = usage
 
-    def expire_record(
-        self, change: Change, name: str, number: int, full: bytes, envelope: Envelope
-    ) -> None:
-        """Remove an expired record; the journal's ``expire`` carries the last value."""
-        key = full[9:]
-        change.tx.delete(full)
-        change.tx.delete(expiry_key(envelope.expires_ns, number, key))
-        change.say("expire", name, key.decode(), None, journal_value(envelope))
+    # Values
 
     def value(self, envelope: Envelope) -> Value:
         """Give the value that a record holds, wherever it lies."""
         if envelope.form & SPILLED:
             return decode(self.blobs.load(envelope.payload))
         return decode(envelope.payload)
+
+    def size(self, change: Change, key: bytes, value: bytes | Spilled) -> int:
+        """Give the bytes that a key counts for: its own, and those of its value."""
+        if isinstance(value, Spilled):
+            record = self.blobs.record(change.tx, value.blob)
+            return len(key) + (0 if record is None else record.size)
+        return len(key) + len(value)
+
+    def shifter(self, change: Change) -> Callable[[bytes, int], None]:
+        """Give what changes a blob's references on behalf of keys."""
+        return lambda blob, by: self.blobs.shift(change, blob, {0: by})
+
+
+def unpack_usage(key: bytes, data: bytes) -> Usage:
+    """Open the record of what is counted of a namespace."""
+    return Usage(*_USAGE.unpack(unseal(key, data)))
 
 
 def journal_value(envelope: Envelope) -> bytes | Spilled:

@@ -11,38 +11,48 @@ from __future__ import annotations
 
 import os
 import uuid
+from itertools import islice
 from pathlib import Path
-from typing import TYPE_CHECKING, Self
+from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kvstate.artifacts import Artifacts
 from kvstate.blobs import TIERS, Blobs
 from kvstate.catalog import Catalog
 from kvstate.check import check as walk
-from kvstate.clock import SystemClock
+from kvstate.clock import SECOND, SystemClock
 from kvstate.codec import decode, encode
+from kvstate.configuring import configure, remove_namespace
 from kvstate.engine.lmdb import LmdbEngine
 from kvstate.engine.memory import MemoryEngine
 from kvstate.errors import Damaged, Incompatible, InvalidValue, NotFound
-from kvstate.journal import Journal
+from kvstate.expiry import Expiry
+from kvstate.journal import Journal, chosen
 from kvstate.keyspace import meta_key
 from kvstate.lifecycle import Ages, Lifecycle
+from kvstate.locks import Lock
 from kvstate.names import check_namespace
 from kvstate.namespace import Namespace
 from kvstate.places import Place, raise_os_error
 from kvstate.records import FORMAT, open_envelope
 from kvstate.settings import StoreSettings
 from kvstate.state import State
+from kvstate.transaction import Transaction, apply, transact
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from contextlib import AbstractContextManager
+    from datetime import timedelta
 
     from kvstate.check import Report
     from kvstate.clock import Clock
     from kvstate.engine import Engine
     from kvstate.journal import Change, Event
+    from kvstate.space import NamespaceSettings
+    from kvstate.transaction import Seen, SeenRange, Write
 
 __all__ = ["Store", "open_store"]
+
+T = TypeVar("T")
 
 SETTINGS_FILE = "kvstate.toml"
 _FORMAT_KEY = meta_key("format")
@@ -73,13 +83,17 @@ class Store:
         self._journal.release = self.blobs.release
         self._journal.load = self.blobs.load
         self._state = State(engine, self._journal, self.blobs, clock, settings.inline_bytes_max)
+        self._state.writable = not read_only
+        expiry = Expiry(self._state)
         self.catalog = Catalog(engine, self._journal, self.blobs, len(TIERS))
         ages = Ages(settings)
         self.artifacts = Artifacts(
             self.catalog, self.blobs, self._journal, ages.due_at_ns, engine.read
         )
+        expiry.archive = self.artifacts.put_with
+        self._expiry = expiry
         self.lifecycle = Lifecycle(
-            engine, self._journal, self._state, self.catalog, self.blobs, clock, ages, path
+            engine, self._journal, expiry, self.catalog, self.blobs, clock, ages, path
         )
 
     def namespace(self, name: str) -> Namespace:
@@ -94,38 +108,100 @@ class Store:
         """Make a namespace before its first key, if it is not there."""
 
         def run(change: Change) -> None:
-            before = self._state.identity(name.encode(), change.tx)
-            self._state.make(name, change)
+            before = self._state.found(data, change)
+            self._state.made(data, change)
             if before is None:
                 change.say("mkspace", name, "")
 
-        self.namespace(name)
+        data = check_namespace(name)
         self._journal.commit(run)
+
+    def configure(self, namespace: str, **options: Any) -> NamespaceSettings:
+        """Change some settings of a namespace, kept in the store; give all of them.
+
+        ``ttl``, ``sliding``, ``history``, ``history_age``, ``on_expire``, ``index``, ``schema``,
+        ``keys_max``, ``bytes_max``: `NamespaceSettings` says what each is; None is its default.
+        Returns when an index is built. `InvalidValue` names what is wrong.
+        """
+        return configure(self._state, namespace, options)
+
+    def transaction(self) -> Transaction:
+        """Begin a transaction over any namespaces: a context manager, all or nothing.
+
+        `Conflict` at the end when somebody changed what was read.
+        """
+        return Transaction(self.namespace, self.apply)
+
+    def apply(self, seen: list[Seen], ranges: list[SeenRange], writes: list[Write]) -> int:
+        """Check what a transaction saw, and write what it wrote, in one commit."""
+        return apply(self._state, seen, ranges, writes)
+
+    def transact(self, function: Callable[[Transaction], T]) -> T:
+        """Run the function in a transaction, again after a conflict; give its result."""
+        return transact(self.transaction, function)
+
+    def lock(
+        self,
+        name: str,
+        *,
+        ttl: float | timedelta = 30.0,
+        owner: str | None = None,
+        timeout: float | None = None,
+    ) -> Lock:
+        """Give a lock among all processes of the store: a context manager with a lease."""
+        return Lock(self, name, ttl=ttl, owner=owner, timeout=timeout)
 
     def remove_namespace(self, name: str) -> bool:
         """Remove an empty namespace; `Conflict` when it has keys; say whether it was there."""
-        return self._state.remove(name)
+        return remove_namespace(self._state, name)
 
-    def journal(self, since: int = 0, limit: int | None = None) -> Iterator[Event]:
+    def journal(
+        self,
+        since: int = 0,
+        limit: int | None = None,
+        *,
+        namespace: str | None = None,
+        prefix: str = "",
+        strict: bool = False,
+    ) -> Iterator[Event]:
         """Give the changes after a revision, oldest first, up to the newest.
 
-        `Compacted` when some of them were trimmed; ``since=0`` asks for all that there are.
+        Of one namespace, if it is given, and of names that begin with ``prefix``. `Compacted` when
+        some of them were trimmed; ``since=0`` asks for all that there are, unless ``strict``.
         """
-        return self._journal.events(since, limit)
+        events = self._journal.events(since, strict=strict)
+        return islice(chosen(events, namespace, prefix), limit)
 
     def watch(
         self,
         namespace: str | None = None,
         since: int | None = None,
         timeout: float | None = None,
+        *,
+        prefix: str = "",
     ) -> Iterator[Event]:
         """Give changes as they are committed, by any process, after a revision or from now on.
 
-        Ends after ``timeout`` seconds without a change; without one it goes on for ever.
+        Of one namespace, if it is given, and of names that begin with ``prefix``. Ends after
+        ``timeout`` seconds without a change; without one it goes on for ever. `Compacted` when
+        events between were trimmed. Keys that expire meanwhile are swept on time.
         """
         if namespace is not None:
             check_namespace(namespace)
-        return self._journal.watch(since, timeout, namespace=namespace)
+        events = self._journal.watch(since, timeout, self._sweep_when_due)
+        return chosen(events, namespace, prefix)
+
+    def _sweep_when_due(self) -> float | None:
+        """Sweep what is due; give the seconds until something is due again."""
+        if self.read_only:
+            return None
+        due_ns = self._expiry.next_due_ns()
+        if due_ns is not None and due_ns <= self.clock.now_ns():
+            self._expiry.sweep()
+            due_ns = self._expiry.next_due_ns()
+        if due_ns is None:
+            return None
+        return max(0.001, (due_ns - self.clock.now_ns()) / SECOND)
 
     def wait(self, revision: int, timeout: float | None = None) -> int:
         """Wait until the store is past a revision, or the time is up; give its revision."""

@@ -9,11 +9,14 @@ from __future__ import annotations
 import itertools
 import os
 import time
+from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from kvstate.codec import Value, decode, encode
 from kvstate.errors import Full, Incompatible, InvalidValue, NotFound
+from kvstate.indexes import after_of, where_of
 from kvstate.operations import OPERATIONS, PROTOCOL, Check
+from kvstate.transaction import checked
 from kvstate.version import __version__
 from kvstate.wire import CHUNK_BYTES, Channel, encode_rows
 from kvstated.streams import FRAME_SPARE_BYTES, Listing, Upload
@@ -120,12 +123,16 @@ class Session:
         return _result([list(report.problems[:PROBLEMS_MAX]), report.counts])
 
     def _journal(
-        self, since: int | None = None, limit: int | None = None, namespace: str | None = None
+        self,
+        since: int | None = None,
+        limit: int | None = None,
+        namespace: str | None = None,
+        prefix: str | None = None,
+        strict: bool | None = None,  # noqa: FBT001  (the table's order)
     ) -> bytes:
-        events = self._store.journal(since or 0, None if namespace is not None else limit)
-        if namespace is not None:
-            chosen = (event for event in events if event.scope == namespace)
-            return self._listing(itertools.islice(chosen, limit))
+        events = self._store.journal(
+            since or 0, limit, namespace=namespace, prefix=prefix or "", strict=bool(strict)
+        )
         return self._listing(events)
 
     def _teller(self, *, told: bool | None) -> Callable[[int, int, str], None] | None:
@@ -194,8 +201,8 @@ class Session:
     def _remove_namespace(self, namespace: str) -> bytes:
         return _result(self._store.remove_namespace(namespace))
 
-    def _get(self, namespace: str, key: str) -> bytes:
-        value = self._space(namespace).get(key, _MISSING)
+    def _get(self, namespace: str, key: str, revision: int | None = None, at: Any = None) -> bytes:
+        value = self._space(namespace).get(key, _MISSING, revision=revision, at=at)
         return _NULL if value is _MISSING else b"\x81\x81" + encode(value)  # [[value]]
 
     def _entry(self, namespace: str, key: str) -> bytes:
@@ -238,10 +245,48 @@ class Session:
         start: str | None = None,
         limit: int | None = None,
         reverse: bool | None = None,  # noqa: FBT001  (the table's order)
+        revision: int | None = None,
+        at: Any = None,
     ) -> bytes:
-        space = self._space(namespace)
-        rows = space.scan(prefix or "", start=start, limit=limit, reverse=bool(reverse))
+        rows = self._space(namespace).scan(
+            prefix or "", start=start, limit=limit, reverse=bool(reverse), revision=revision, at=at
+        )
         return self._listing(rows)
+
+    def _configure(self, namespace: str, options: dict[str, Any]) -> bytes:
+        if not all(isinstance(name, str) for name in options):
+            raise InvalidValue("options", "the names of settings are text")
+        return _result(asdict(self._store.configure(namespace, **options)))
+
+    def _settings(self, namespace: str) -> bytes:
+        return _result(asdict(self._space(namespace).settings()))
+
+    def _used(self, namespace: str) -> bytes:
+        return _result(self._space(namespace).used())
+
+    def _history(self, namespace: str, key: str, limit: int | None = None) -> bytes:
+        return _result(self._space(namespace).history(key, limit))
+
+    def _rollback(
+        self, namespace: str, key: str, revision: int | None = None, at: Any = None
+    ) -> bytes:
+        return _result(self._space(namespace).rollback(key, revision, at=at))
+
+    def _find(
+        self,
+        namespace: str,
+        where: list[list[Any]],
+        limit: int | None = None,
+        after: list[Any] | None = None,
+        reverse: bool | None = None,  # noqa: FBT001  (the table's order)
+    ) -> bytes:
+        rows = self._space(namespace).find(
+            where=where_of(where), limit=limit, after=after_of(after), reverse=bool(reverse)
+        )
+        return self._listing(rows)
+
+    def _transact(self, seen: list[Any], ranges: list[Any], writes: list[Any]) -> bytes:
+        return _result(self._store.apply(*checked(seen, ranges, writes)))
 
     def _keys(self, namespace: str) -> bytes:
         return self._listing(iter(self._space(namespace)))
@@ -260,11 +305,50 @@ class Session:
     ) -> bytes:
         return _result(self._space(namespace).set_many(values, ttl=ttl, expires_at=expires_at))
 
+    def _upsert_many(
+        self, namespace: str, values: dict[str, Value], ttl: Any = None, expires_at: Any = None
+    ) -> bytes:
+        return _result(self._space(namespace).upsert_many(values, ttl=ttl, expires_at=expires_at))
+
+    def _delete_prefix(self, namespace: str, prefix: str) -> bytes:
+        return _result(self._space(namespace).delete_prefix(prefix))
+
+    def _expire_prefix(
+        self, namespace: str, prefix: str, ttl: Any = None, expires_at: Any = None
+    ) -> bytes:
+        space = self._space(namespace)
+        return _result(space.expire_prefix(prefix, ttl, expires_at=expires_at))
+
+    def _increment(
+        self, namespace: str, key: str, by: Any = None, default: Any = None, ttl: Any = None
+    ) -> bytes:
+        by, default = 1 if by is None else by, 0 if default is None else default
+        return _result(self._space(namespace).increment(key, by, default=default, ttl=ttl))
+
+    def _append(
+        self, namespace: str, key: str, items: list[Value], limit: int | None = None
+    ) -> bytes:
+        return _result(self._space(namespace).append(key, *items, limit=limit))
+
+    def _touch(self, namespace: str, key: str, ttl: Any = None) -> bytes:
+        return _result(self._space(namespace).touch(key, ttl))
+
     def _ttl(self, namespace: str, key: str) -> bytes:
         return _result(self._space(namespace).ttl(key))
 
-    def _expire(self, namespace: str, key: str, ttl: Any = None, expires_at: Any = None) -> bytes:
-        return _result(self._space(namespace).expire(key, ttl, expires_at=expires_at))
+    def _expire(
+        self,
+        namespace: str,
+        key: str,
+        ttl: Any = None,
+        expires_at: Any = None,
+        only_if: Any = None,
+        if_revision: int | None = None,
+    ) -> bytes:
+        kept = self._space(namespace).expire(
+            key, ttl, expires_at=expires_at, only_if=only_if, if_revision=if_revision
+        )
+        return _result(kept)
 
     def _persist(self, namespace: str, key: str) -> bytes:
         return _result(self._space(namespace).persist(key))

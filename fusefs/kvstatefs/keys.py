@@ -14,7 +14,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvstate.clock import SECOND
 from kvstate.errors import InvalidValue, NotFound
-from kvstate.jsonview import from_json, to_json
+from kvstate.jsonview import from_json, text_of_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -23,7 +23,7 @@ if TYPE_CHECKING:
     from kvstate.state import Entry
     from kvstate.store import Store
 
-__all__ = ["Keys", "Place", "text_of_value", "value_of_text"]
+__all__ = ["Keys", "Place", "value_of_text"]
 
 _TEXTS_KEPT: Final = 64
 _NOTES_KEPT: Final = 64
@@ -43,15 +43,6 @@ class Left(NamedTuple):
     like: Value
     expires_ns: int
     until: float
-
-
-def text_of_value(value: Value) -> bytes:
-    """Give the content of a value's file."""
-    if isinstance(value, str):
-        return value.encode()
-    if isinstance(value, bytes):
-        return value
-    return to_json(value, indent=2).encode() + b"\n"
 
 
 def value_of_text(data: bytes, like: Value = "") -> Value:

@@ -179,7 +179,7 @@ def test_expire_and_persist_change_only_the_expiry(prs, clock):
     assert prs["a"] == 1
 
 
-@pytest.mark.parametrize("ttl", [0, -1, float("nan"), float("inf"), 1e12, True, "60"])
+@pytest.mark.parametrize("ttl", [0, -1, float("nan"), -float("inf"), 1e12, True, "60"])
 def test_a_ttl_that_makes_no_sense_is_refused(prs, ttl):
     with pytest.raises(InvalidValue):
         prs.set("a", 1, ttl=ttl)

@@ -160,7 +160,7 @@ class TestBadFrames:
             (encode(["frobnicate", 1]), "none of protocol"),
             (encode(["_listing", 1]), "none of protocol"),
             (encode(["get"]), "0 given"),
-            (encode(["get", "a", "b", "c"]), "3 given"),
+            (encode(["get", "a", "b", 1, 2, 3]), "5 given"),
             (encode(["wait", "a", "b"]), "kind"),
             (encode(["more", 99]), "no listing"),
             (encode(["artifact_read", 99, 0, 1]), "no open artifact"),
@@ -516,8 +516,35 @@ class TestTheEnd:
         wait_for(lambda: daemon.status("Threads") > 3)
 
         assert daemon.stop() == 0
+        remote.close()  # without it, the watch waits for the daemon to come back
         assert ended.wait(5)
         thread.join()
+
+    def test_a_watch_outlives_its_daemon_without_gaps_or_repeats(self, daemon, remote):
+        ns = remote.namespace("ns")
+        since = ns.set("n", 0)
+        seen = []
+
+        def watch():
+            for event in remote.watch("ns", since):
+                seen.append(event.value)
+                if event.value == 40:
+                    return
+
+        thread = threading.Thread(target=watch)
+        thread.start()
+        for n in range(1, 21):
+            ns.set("n", n)
+        wait_for(lambda: 5 in seen)
+        daemon.stop()
+        with kvstate.open(daemon.store) as store:
+            store.namespace("ns").set("n", 21)
+        daemon.start()
+        for n in range(22, 41):
+            ns.set("n", n)
+        thread.join(30)
+
+        assert seen == list(range(1, 41))
 
     def test_the_service_manager_is_told(self, tmp_path):
         address = tmp_path / "notify.sock"

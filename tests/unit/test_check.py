@@ -21,6 +21,9 @@ def sound(tmp_path):
     with open_store(tmp_path / "store") as store:
         store.namespace("ns").set("k", 1, ttl=60)
         store.namespace("ns").set("big", "x" * 100_000)
+        store.configure("past", history=5, index=["stage"])
+        for stage in ("a", "b", "c", "d"):
+            store.namespace("past").set("k", {"stage": stage})
         store.artifacts.put("t/w/small", b"small")
         store.artifacts.put("t/w/large", LARGE)
         store.artifacts.put("u/w/large", LARGE)
@@ -79,16 +82,21 @@ BREAKAGES = {
     ),
     "a lost blob": (lambda s: _delete(s, _first(s, b"B")), "reference"),
     "a lost content": (lambda s: _delete(s, _first(s, b"C")), "content"),
-    "lost checksums": (lambda s: _delete(s, _first(s, b"K")), "checksums"),
+    "lost checksums": (lambda s: _delete(s, _first(s, b"Q")), "checksums"),
     "a lost digest": (lambda s: _delete(s, _first(s, b"H")), "digest"),
     "a digest of nothing": (lambda s: _put(s, digest_key(b"d" * 16, b"b" * 16), b""), "digest"),
     "a note of a blob that is in place": (
-        lambda s: _put(s, b"P" + _first(s, b"K")[1:17], b""),
+        lambda s: _put(s, b"P" + _first(s, b"Q")[1:17], b""),
         "misplaced",
     ),
     "a lost file": (lambda s: _blob_file(s).unlink(), "file"),
     "a cut file": (lambda s: _blob_file(s).write_bytes(b"short"), "file"),
     "an orphan": (lambda s: (_blob_file(s).parent / ("ab" * 18)).write_bytes(b"x"), "orphan"),
+    "a lost count": (lambda s: _delete(s, _first(s, b"K")), "count"),
+    "a lost version": (lambda s: _delete(s, s.engine.scan(b"V", b"W", limit=2)[1][0]), "version"),
+    "versions that never get too old": (lambda s: _delete(s, _first(s, b"W")), "version"),
+    "a lost index entry": (lambda s: _delete(s, _first(s, b"X")), "index"),
+    "an index entry of nothing": (lambda s: _put(s, _first(s, b"X") + b"y", b""), "index"),
     "a gap in the journal": (
         lambda s: _delete(s, s.engine.scan(b"J", b"K", limit=3)[2][0]),
         "journal",

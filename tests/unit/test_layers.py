@@ -38,23 +38,36 @@ LAYERS = (
         "kvstate.durations",
         "kvstate.sizes",
         "kvstate.version",
+        "kvstate.structs",
     },
-    {"kvstate.settings", "kvstate.engine", "kvstate.codec", "kvstate.jsonview"},
+    {
+        "kvstate.settings",
+        "kvstate.engine",
+        "kvstate.codec",
+        "kvstate.jsonview",
+        "kvstate.typed",
+        "kvstate.schemas",
+    },
     {"kvstate.keyspace", "kvstate.records", "kvstate.places", "kvstate.journal", "kvstate.config"},
-    {"kvstate.staging", "kvstate.blob_reader", "kvstate.blobs", "kvstate.state"},
-    {"kvstate.key_mapping", "kvstate.namespace", "kvstate.nodes", "kvstate.catalog"},
+    {"kvstate.staging", "kvstate.blob_reader", "kvstate.blobs"},
+    {"kvstate.space", "kvstate.history", "kvstate.indexes", "kvstate.state"},
+    {"kvstate.keys", "kvstate.expiry", "kvstate.configuring"},
+    {"kvstate.key_mapping", "kvstate.series", "kvstate.namespace"},
+    {"kvstate.transaction", "kvstate.locks"},
+    {"kvstate.nodes", "kvstate.catalog"},
     {"kvstate.artifact_files", "kvstate.artifacts"},
     {"kvstate.lifecycle", "kvstate.check"},
     {"kvstate.store"},
     {"kvstate.operations", "kvstate.wire"},
-    {"kvstate.client", "kvstate.transfer", "kvstate.remote"},
+    {"kvstate.client", "kvstate.transfer", "kvstate.remote_namespace", "kvstate.remote"},
     {"kvstate.progress", "kvstate.cli"},
     {"kvstatefs", "kvstated"},
 )
 # typing_extensions is what Python's own typing will be; type checkers bring it, nothing runs it.
 PYTHON = sys.stdlib_module_names | {"typing_extensions"}
 ONE_DOOR = ("cbor2", "xxhash")  # one file is the door of both
-IMPORT_NAMES = {"fusepy": "fuse"}  # where a distribution's name is not what it is imported as
+# Where a distribution's name is not what it is imported as.
+IMPORT_NAMES = {"fusepy": "fuse", "jsonschema-rs": "jsonschema_rs"}
 
 
 class Import(NamedTuple):
@@ -184,10 +197,14 @@ def house():
 
 
 def declared_libraries():
-    """Give the import names of the dependencies in pyproject.toml."""
+    """Give the import names of what pyproject.toml lists for those who run the house."""
     project = tomllib.loads((REPOSITORY / "pyproject.toml").read_text(encoding="utf-8"))
     names = (
-        re.match(r"[A-Za-z0-9_-]+", each)[0].lower() for each in project["project"]["dependencies"]
+        re.match(r"[A-Za-z0-9_-]+", each)[0].lower()
+        for each in (
+            *project["project"]["dependencies"],
+            *project["project"]["optional-dependencies"]["schema"],
+        )
     )
     return {IMPORT_NAMES.get(name, name) for name in names}
 
