@@ -20,6 +20,7 @@ from kvstate.version import __version__
 
 TYPE_CHECKING = False  # as a type checker reads it; `typing` costs a tenth of `--help`
 if TYPE_CHECKING:
+    from kvstate import aio
     from kvstate.artifact_files import Artifact
     from kvstate.artifacts import Artifacts
     from kvstate.check import Problem
@@ -35,16 +36,23 @@ if TYPE_CHECKING:
         InvalidName,
         InvalidValue,
         NotFound,
+        QuotaExceeded,
         StateError,
         Unavailable,
     )
+    from kvstate.history import Version
+    from kvstate.indexes import Range
     from kvstate.journal import Event
     from kvstate.lifecycle import Lifecycle, Move, Outcome
-    from kvstate.namespace import Namespace
+    from kvstate.locks import Lock
+    from kvstate.namespace import Namespace, Upserted, Used
     from kvstate.remote import RemoteStore, connect
+    from kvstate.series import Point, Series
+    from kvstate.space import NamespaceSettings
     from kvstate.state import Entry
     from kvstate.store import Store
     from kvstate.store import open_store as open  # noqa: A004  (kvstate.open reads well)
+    from kvstate.transaction import Transaction
 
 __all__ = [
     "Artifact",
@@ -62,16 +70,27 @@ __all__ = [
     "InvalidName",
     "InvalidValue",
     "Lifecycle",
+    "Lock",
     "Move",
     "Namespace",
+    "NamespaceSettings",
     "NotFound",
     "Outcome",
+    "Point",
     "Problem",
+    "QuotaExceeded",
+    "Range",
     "RemoteStore",
+    "Series",
     "StateError",
     "Store",
+    "Transaction",
     "Unavailable",
+    "Upserted",
+    "Used",
+    "Version",
     "__version__",
+    "aio",
     "connect",
     "open",
 ]
@@ -92,20 +111,29 @@ _HOMES = {
         "InvalidName",
         "InvalidValue",
         "NotFound",
+        "QuotaExceeded",
         "StateError",
         "Unavailable",
     ),
+    "kvstate.history": ("Version",),
+    "kvstate.indexes": ("Range",),
     "kvstate.journal": ("Event",),
     "kvstate.lifecycle": ("Lifecycle", "Move", "Outcome"),
     "kvstate.remote": ("RemoteStore", "connect"),
-    "kvstate.namespace": ("Namespace",),
+    "kvstate.locks": ("Lock",),
+    "kvstate.namespace": ("Namespace", "Upserted", "Used"),
+    "kvstate.series": ("Point", "Series"),
+    "kvstate.space": ("NamespaceSettings",),
     "kvstate.state": ("Entry",),
     "kvstate.store": ("Store", "open"),
+    "kvstate.transaction": ("Transaction",),
 }
 _HOME_OF = {name: home for home, names in _HOMES.items() for name in names}
 
 
 def __getattr__(name: str) -> object:
+    if name == "aio":
+        return import_module("kvstate.aio")
     home = _HOME_OF.get(name)
     if home is None:
         raise AttributeError(f"module 'kvstate' has no attribute {name!r}")

@@ -22,7 +22,7 @@ from kvstate.wire import Channel, encode_request, error_of
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
-__all__ = ["Client", "Connection"]
+__all__ = ["Client", "Connection", "name_culprit"]
 
 ANSWER_BYTES_MAX = 1 << 30
 """The daemon is trusted with more than its clients are."""
@@ -181,7 +181,7 @@ class Client:
                 connection = self._connect()
             except InvalidValue:
                 self.give_back(connection)
-                _name_culprit(operation, arguments)
+                name_culprit(operation, arguments)
                 raise
             except BaseException as error:
                 if not isinstance(error, StateError):
@@ -284,7 +284,7 @@ def _after_fork() -> None:
 os.register_at_fork(after_in_child=_after_fork)
 
 
-def _name_culprit(operation: str, arguments: tuple[object, ...]) -> None:
+def name_culprit(operation: str, arguments: tuple[object, ...]) -> None:
     """Raise `InvalidName` when what could not be sent is a name, as the store itself would."""
     for argument, given in zip(OPERATIONS[operation].arguments, arguments, strict=False):
         if argument.kind.startswith("name"):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
 import sys
 from typing import TYPE_CHECKING
 
@@ -17,6 +19,7 @@ from kvstate.cli.output import (
     printable,
 )
 from kvstate.durations import parse_duration
+from kvstate.jsonview import to_json
 from kvstate.progress import Meter
 
 if TYPE_CHECKING:
@@ -88,10 +91,40 @@ def watch(options: Namespace) -> int:
     """Print changes as they happen, each at once."""
     timeout = None if options.timeout is None else parse_duration(options.timeout)
     with open_door(options) as store:
-        for event in store.watch(options.namespace, since=options.since, timeout=timeout):
-            _print_event(options, event)
-            sys.stdout.flush()
-    return DONE
+        events = store.watch(
+            options.namespace, since=options.since, timeout=timeout, prefix=options.prefix
+        )
+        failed = False
+        for event in events:
+            if options.exec is not None:
+                failed = _execute(options.exec, event) != 0 or failed
+            else:
+                _print_event(options, event)
+                sys.stdout.flush()
+    return FAILED if failed else DONE
+
+
+def _execute(command: str, event: Event) -> int:
+    """Run a command for an event: JSON on its standard input, the main facts in variables."""
+    variables = {
+        "KVSTATE_EVENT_REVISION": str(event.revision),
+        "KVSTATE_EVENT_KIND": event.kind,
+        "KVSTATE_EVENT_NAMESPACE": event.scope,
+        "KVSTATE_EVENT_NAME": event.name,
+    }
+    done = subprocess.run(  # noqa: S602  (that it is a shell's is the offer)
+        command,
+        shell=True,
+        check=False,
+        input=to_json(event_facts(event)) + "\n",
+        text=True,
+        env={**os.environ, **variables},
+    )
+    if done.returncode:
+        sys.stderr.write(
+            f"kvstate: revision {event.revision}: the command ended with {done.returncode}\n"
+        )
+    return done.returncode
 
 
 def _print_event(options: Namespace, event: Event) -> None:

@@ -22,6 +22,7 @@ __all__ = [
     "event_facts",
     "event_line",
     "facts_with_times",
+    "moment_text",
     "print_json",
     "print_line",
     "print_tree",
@@ -52,14 +53,15 @@ def value_line(value: Value) -> str:
     return value if isinstance(value, str) else to_json(value)
 
 
-def _moment(at_ns: int) -> str | None:
+def moment_text(at_ns: int) -> str | None:
+    """Give a moment as ISO text in UTC; None for none."""
     return datetime_of(at_ns).isoformat() if at_ns else None
 
 
 def facts_with_times(facts: Mapping[str, object]) -> dict[str, object]:
     """Give the facts with each ``..._ns`` time as ISO text under the name without ``_ns``."""
     return {
-        key.removesuffix("_ns"): _moment(value)
+        key.removesuffix("_ns"): moment_text(value)
         if key.endswith("_ns") and isinstance(value, int)
         else facts_with_times(value)
         if isinstance(value, dict)
@@ -87,7 +89,7 @@ def event_facts(event: Event) -> dict[str, object]:
 def event_line(event: Event) -> str:
     """Give an event as one line for a person."""
     name = f"{event.scope}/{event.name}" if event.scope else event.name or "."
-    text = f"{event.revision} {_moment(event.at_ns)} {event.actor} {event.kind} {name}"
+    text = f"{event.revision} {moment_text(event.at_ns)} {event.actor} {event.kind} {name}"
     if event.kind == "set":
         text += f" = {value_line(event.value)}"
     if event.kind == "rename" and isinstance(event.value, dict):

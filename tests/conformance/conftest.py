@@ -8,10 +8,21 @@ from kvstate import store as stores
 from kvstate.remote import connect
 from kvstated.revisions import Revisions
 from kvstated.server import Server
+from tests.conformance.aio_door import AioDoor
 from tests.harness import RerunEngine
 
+DOORS = ["embedded", "memory", "rerun", "client"]
+ABOUT_KEYS = {"test_state", "test_key_semantics", "test_redis_facts"}
 
-@pytest.fixture(params=["embedded", "memory", "rerun", "client"])
+
+def pytest_generate_tests(metafunc):
+    """What is about keys holds for the asynchronous client as well."""
+    if "store" in metafunc.fixturenames:
+        keys = metafunc.module.__name__.rpartition(".")[2] in ABOUT_KEYS
+        metafunc.parametrize("store", [*DOORS, "aio"] if keys else DOORS, indirect=True)
+
+
+@pytest.fixture
 def store(request, tmp_path, clock, open_checked, monkeypatch):
     """A store through one of the doors; its clock is the `clock` fixture."""
     path = tmp_path / "store"
@@ -21,6 +32,12 @@ def store(request, tmp_path, clock, open_checked, monkeypatch):
         real = stores.LmdbEngine
         monkeypatch.setattr(stores, "LmdbEngine", lambda *a, **k: RerunEngine(real(*a, **k)))
         yield open_checked(path, clock=clock)
+    elif request.param == "aio":
+        served = _served(open_checked(path, clock=clock), tmp_path / "socket")
+        next(served)
+        with AioDoor(tmp_path / "socket") as door:
+            yield door
+        served.close()
     elif request.param == "client":
         yield from _served(open_checked(path, clock=clock), tmp_path / "socket")
     else:

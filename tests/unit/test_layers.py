@@ -60,6 +60,7 @@ LAYERS = (
     {"kvstate.store"},
     {"kvstate.operations", "kvstate.wire"},
     {"kvstate.client", "kvstate.transfer", "kvstate.remote_namespace", "kvstate.remote"},
+    {"kvstate.aio_client", "kvstate.aio"},
     {"kvstate.progress", "kvstate.cli"},
     {"kvstatefs", "kvstated"},
 )
