@@ -38,8 +38,12 @@ __all__ = [
     "check_reach",
     "drop_stale",
     "drop_versions",
+    "followed",
     "keep_gone",
     "keep_version",
+    "renamed_from",
+    "versioned_keys",
+    "versions",
 ]
 
 
@@ -211,6 +215,27 @@ def drop_versions(
 
 
 # Reading
+
+_RENAMED = "renamed\0"
+
+
+def renamed_from(source: bytes) -> str:
+    """Give what a version says where a key got its value by being renamed."""
+    return _RENAMED + source.decode()
+
+
+def followed(reader: Reader, number: int, key: bytes, until: int | None = None) -> list[Envelope]:
+    """Give the kept versions of a key and, before a rename, those under its former names."""
+    found: list[Envelope] = []
+    for envelope in versions(reader, number, key):
+        if until is not None and envelope.revision >= until:
+            break
+        if envelope.form & GONE and envelope.payload.startswith(_RENAMED.encode()):
+            source = envelope.payload[len(_RENAMED) :]
+            found = followed(reader, number, source, envelope.revision)
+        else:
+            found.append(envelope)
+    return found
 
 
 def versions(

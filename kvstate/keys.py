@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, Any, Final
 from kvstate.clock import NEVER, deadline_ns
 from kvstate.codec import encode
 from kvstate.errors import Conflict, Exists, InvalidValue, NotFound, QuotaExceeded
-from kvstate.history import keep_gone, keep_version, versions
+from kvstate.history import keep_gone, keep_version, renamed_from, versions
 from kvstate.indexes import entries
 from kvstate.journal import Spilled
 from kvstate.keyspace import after_prefix, expiry_key
@@ -328,13 +328,14 @@ class KeyWriter:
         version = 1
         if not space.plain:
             value = self._state.value(found)
-            version = self._keep(target, None) if space.settings.history else 1
             for entry in entries(space, source, value):
                 change.tx.delete(entry)
             for entry in entries(space, target, value):
                 change.tx.put(entry, b"")
             if space.settings.history:
                 shift = self._state.shifter(change)
+                version = self._keep(target, None) + 1
+                keep_gone(change, space, target, version - 1, renamed_from(source), shift)
                 keep_version(change, space, source, found, shift)
                 keep_gone(change, space, source, found.version + 1, "delete", shift)
         change.tx.delete(space.prefix + source)

@@ -9,7 +9,7 @@ from typing import TYPE_CHECKING, Any, NamedTuple
 from kvstate.clock import NEVER, SECOND, deadline_ns, time_to_ns
 from kvstate.codec import Value, decode, unseal
 from kvstate.errors import Conflict, InvalidName, InvalidValue, NotFound
-from kvstate.history import AsOf, Version, as_of, check_reach, versioned_keys, versions
+from kvstate.history import AsOf, Version, as_of, check_reach, followed, versioned_keys
 from kvstate.indexes import Place, Search, key_of_entry
 from kvstate.journal import Spilled
 from kvstate.key_mapping import KeyMapping
@@ -174,13 +174,16 @@ class Namespace(KeyMapping):
         envelope = open_envelope(full, data)
         return None if expired(envelope, self._state.clock.now_ns()) else envelope
 
-    def entry(self, key: str) -> Entry | None:
-        """Give the key with its revision and times; None when it is absent or has expired."""
+    def entry(self, key: str, *, peek: bool = False) -> Entry | None:
+        """Give the key with its revision and times; None when it is absent or has expired.
+
+        With ``peek`` this does not count as reading: a sliding TTL is left as it is.
+        """
         self._find_prefix()
         envelope = self._envelope(key)
         if envelope is None:
             return None
-        if envelope.expires_ns:
+        if envelope.expires_ns and not peek:
             self._slide(key, envelope)
         while True:
             try:
@@ -378,7 +381,7 @@ class Namespace(KeyMapping):
                 self._change_if_there(lambda change, writer: self._settle(change, writer, data))
 
         def run(reader: Reader) -> list[Envelope]:
-            found = list(versions(reader, number, data))
+            found = followed(reader, number, data)
             data_now = reader.get(full)
             return found if data_now is None else [*found, open_envelope(full, data_now)]
 

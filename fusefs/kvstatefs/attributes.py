@@ -15,10 +15,11 @@ if TYPE_CHECKING:
     from kvstate.state import Entry
     from kvstate.store import Store
 
-__all__ = ["COMPUTED", "computed_of_entry", "computed_of_file", "user_attribute"]
+__all__ = ["COMPUTED", "TTL", "computed_of_entry", "computed_of_file", "user_attribute"]
 
 COMPUTED: Final = "user.kvstate."
-"""What the names of computed attributes begin with; nobody may set one."""
+"""What the names of computed attributes begin with; nobody may set one, but for a key's TTL."""
+TTL: Final = "user.kvstate.ttl"
 _USER: Final = "user."
 _NAME_BYTES_MAX: Final = 255
 

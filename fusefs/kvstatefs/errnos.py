@@ -16,6 +16,7 @@ from kvstate.errors import (
     InvalidName,
     InvalidValue,
     NotFound,
+    QuotaExceeded,
     StateError,
     Unavailable,
 )
@@ -30,6 +31,7 @@ TABLE: Final[dict[type[BaseException], int]] = {
     InvalidName: errno.EINVAL,
     InvalidValue: errno.EINVAL,
     Full: errno.ENOSPC,
+    QuotaExceeded: errno.EDQUOT,
     Damaged: errno.EIO,
     Incompatible: errno.EIO,
     Compacted: errno.ESTALE,

@@ -13,6 +13,7 @@ import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvstate.clock import SECOND
+from kvstate.durations import parse_duration
 from kvstate.errors import InvalidValue, NotFound
 from kvstate.jsonview import from_json, text_of_value
 
@@ -68,8 +69,24 @@ class Keys:
         self._made: dict[Place, float] = {}
 
     def entry(self, place: Place) -> Entry | None:
-        """Give a key's entry; None when it is absent or has expired."""
-        return self.store.namespace(place.namespace).entry(place.key)
+        """Give a key's entry; None when it is absent or has expired. Looking is not reading."""
+        return self.store.namespace(place.namespace).entry(place.key, peek=True)
+
+    def read(self, place: Place) -> None:
+        """Take note that a key's file is being read: a sliding TTL begins anew."""
+        self.store.namespace(place.namespace).entry(place.key)
+
+    def touch(self, place: Place) -> None:
+        """Let a key live for its namespace's TTL again, as `touch` asks."""
+        self.store.namespace(place.namespace).touch(place.key)
+
+    def set_ttl(self, place: Place, text: bytes | None) -> None:
+        """Let a key expire after a time (``90``, ``1h30m``), or never (None, ``never``)."""
+        namespace = self.store.namespace(place.namespace)
+        if text is None or text.strip() == b"never":
+            namespace.persist(place.key)
+        else:
+            namespace.expire(place.key, parse_duration(text.decode("ascii", "replace").strip()))
 
     def text(self, place: Place, entry: Entry) -> bytes:
         """Give the content of a key's file."""
@@ -83,7 +100,7 @@ class Keys:
     def put(self, place: Place, data: bytes) -> None:
         """Set a key to what its file holds now, keeping its kind and its TTL."""
         namespace = self.store.namespace(place.namespace)
-        there = namespace.entry(place.key)
+        there = namespace.entry(place.key, peek=True)
         if there is not None:
             namespace.set(place.key, value_of_text(data, there.value), keep_ttl=True)
             return

@@ -9,10 +9,11 @@ import os
 import stat
 from typing import TYPE_CHECKING, Final
 
+from kvstate.clock import SECOND
 from kvstate.errors import InvalidName
 from kvstate.keyspace import namespace_key
 from kvstate.names import NAME_BYTES_MAX, check_namespace, file_name_of_key, key_of_file_name
-from kvstatefs.attributes import computed_of_entry, user_attribute
+from kvstatefs.attributes import TTL, computed_of_entry, user_attribute
 from kvstatefs.copies import Copies, WriteHandle
 from kvstatefs.key_copy import KeyCopy, TextHandle
 from kvstatefs.keys import Keys, Place
@@ -32,6 +33,7 @@ STATE: Final = node_number(NAMESPACE, 0)
 """The folder of the namespaces."""
 
 _PAGE: Final = 256
+_NOW_NS: Final = 2 * SECOND
 _NODES_KEPT: Final = 200_000
 _FOLDER_MODE: Final = stat.S_IFDIR | 0o755
 _FILE_MODE: Final = stat.S_IFREG | 0o644
@@ -185,6 +187,8 @@ class StateView(PlainView):
             return self._join(place, flags)
         entry = self.keys.entry(place)
         if entry is not None:
+            if entry.expires_at_ns:
+                self.keys.read(place)
             return TextHandle(self.keys.text(place, entry), self._stored_file(place, entry))
         if self.copies.find(place) is None:
             refuse(errno.ENOENT)
@@ -278,7 +282,17 @@ class StateView(PlainView):
     # Attributes that keys do not have are taken and forgotten, so that `cp -p` and editors work.
 
     def setattr(self, node: int, changes: Changes) -> Attributes:
-        """Truncate a key's file; owners, modes and times are not kept."""
+        """Truncate a key's file; owners, modes and times are not kept.
+
+        What sets the time to now (`touch`) lets the key live for its namespace's TTL again.
+        """
+        now_ns = self._store.clock.now_ns()
+        if (
+            changes.modified_ns is not None
+            and abs(changes.modified_ns - now_ns) < _NOW_NS
+            and self._is_key(node)
+        ):
+            self.keys.touch(self._place(node))
         if changes.size is not None:
             handle = self.open(node, os.O_WRONLY)
             try:
@@ -294,6 +308,9 @@ class StateView(PlainView):
         return {} if entry is None else computed_of_entry(entry, self._store.clock.now_ns())
 
     def setxattr(self, node: int, name: str, value: bytes | None, flags: int) -> None:
-        """Refuse: a key has no attributes of its own."""
+        """Change a key's TTL; refuse all else: a key has no attributes of its own."""
+        if name == TTL and self._is_key(node):
+            self.keys.set_ttl(self._place(node), value)
+            return
         user_attribute(name, value, self.xattrs(node), flags)
         refuse(errno.ENOTSUP)

@@ -578,6 +578,21 @@ class TestHistory:
         assert read(revision=then, start="b", limit=1) == [("b", 1)]
         assert read(prefix="c", revision=then) == [("c", 1)]
 
+    def test_the_history_goes_along_with_a_rename(self, store, ns):
+        store.configure("ns", history=10)
+        ns.set_many({"a": 1, "b": "other"})
+        then = store.revision()
+        ns["a"] = 2
+        ns.rename("a", "c")
+        ns["c"] = 3
+        ns.rename("c", "b", replace=True)
+
+        assert [v.value for v in ns.history("b")] == [1, 2, 2, 3, 3]
+        assert [(v.kind, v.value) for v in ns.history("a")][-1] == ("delete", None)
+        assert ns.get("b", revision=then) == "other"
+        assert ns.get("a", revision=then) == 1
+        assert ns.get("c", revision=then) is None
+
     def test_many_keys_as_they_were(self, store, ns):
         store.configure("ns", history=5)
         ns.set_many({f"k{n:04}": n for n in range(1500)})
