@@ -1,4 +1,4 @@
-"""``python -m benchmarks [--quick] [--only keys|content|files] [--write]``: one run, one report."""
+"""``python -m benchmarks [--quick] [--only PART] [--write]``: one run, one report."""
 
 from __future__ import annotations
 
@@ -57,17 +57,45 @@ def keys(folder, rounds, stack):
         "set, one of a batch of 10,000": best_of(contenders, workloads.batch_set, rounds),
         "scan, one entry of 10,000": best_of(contenders, workloads.scan, rounds),
     }
+    if "diskcache" in contenders:
+        alone = {"diskcache": contenders["diskcache"]}
+        times["set, one by one, not synced"] = best_of(alone, workloads.loose_set, rounds)
     for label, row in times.items():
         table.add(label, row)
     get, durable = times["get"], times["durable set"]
-    table.bar("embedded get / raw py-lmdb get", get["kvstate"] / get["raw py-lmdb"], 6)
+    batch, scan = times["set, one of a batch of 10,000"], times["scan, one entry of 10,000"]
+    table.bar("embedded get / raw py-lmdb get", get["kvstate"] / get["raw py-lmdb"], 4)
+    if "diskcache" in get:
+        ratio = get["diskcache"] / get["kvstate"]
+        table.bar("diskcache get / embedded get", ratio, 2.5, at_least=True)
     if "Redis" in get:
-        table.bar("redis get / embedded get", get["Redis"] / get["kvstate"], 5, at_least=True)
+        table.bar("redis get / embedded get", get["Redis"] / get["kvstate"], 8, at_least=True)
     ratio = durable["kvstate"] / durable["raw py-lmdb"]
-    table.bar("durable embedded set / raw py-lmdb put and commit", ratio, 1.5)
+    table.bar("durable embedded set / raw py-lmdb put and commit", ratio, 1.25)
+    ratio = batch["kvstate"] / batch["raw py-lmdb"]
+    table.bar("set_many per key / raw py-lmdb batch per key", ratio, 15)
+    if "diskcache" in contenders:
+        ratio = times["set, one by one, not synced"]["diskcache"] / batch["kvstate"]
+        table.bar("diskcache set / set_many per key", ratio, 10, at_least=True)
+    table.bar("entries scanned per second", 1e6 / scan["kvstate"], 300_000, at_least=True)
     rate = max(ours.concurrent_sets(str(socket)) for _ in range(max(1, rounds // 3)))
     lines = [*table.lines(), f"32 clients at once over the socket: {rate:.0f} durable sets/s.", ""]
     return lines + [f"{text}." for text in missing]
+
+
+def scale(folder, rounds, stack):
+    """Measure what must not grow with what is stored: sweeps and memory."""
+    few, many = (10_000, 100_000) if rounds <= 2 else (10_000, 1_000_000)
+    stores = [ours.Expiring(folder / str(total), total, stack) for total in (few, many)]
+    idle = [store.idle_sweep() for store in stores]
+    rate = stores[-1].sweep_rate()
+    memory = ours.anonymous_bytes(folder / str(many))
+    table = report.Table(f"Scale: {few:,} and {many:,} keys, a tenth of them due", [])
+    table.bar(f"due keys swept per second, of {many:,}", rate, 100_000, at_least=True)
+    table.bar(f"sweep with nothing due, {many:,} / {few:,} keys", idle[1] / idle[0], 1.5)
+    table.bar(f"sweep with nothing due, {many:,} keys, in µs", idle[1], 1000)
+    table.bar("anonymous memory of a process that reads it, in MB", memory / 1e6, 60)
+    return list(table.lines())
 
 
 def content(folder, rounds, stack):
@@ -129,7 +157,7 @@ def files(folder, rounds, stack):
     return list(table.lines()) + [f"{text}." for text in missing]
 
 
-PARTS = {"keys": keys, "content": content, "files": files}
+PARTS = {"keys": keys, "scale": scale, "content": content, "files": files}
 
 
 def main():

@@ -10,6 +10,8 @@ import threading
 import time
 
 import kvstate
+from benchmarks import workloads
+from kvstate.store import open_store
 
 DEADLINE_SECONDS = 30
 
@@ -131,3 +133,57 @@ def client_threads(socket, number, threads, each):
     go.set()
     for thread in running:
         thread.join()
+
+
+class _Clock:
+    """A clock that is set by hand, so that keys become due at once."""
+
+    at_ns = 1_700_000_000_000_000_000
+
+    def now_ns(self):
+        return self.at_ns
+
+
+class Expiring:
+    """A store of keys that expire, the first tenth of them soon."""
+
+    def __init__(self, folder, total, stack):
+        self.clock = _Clock()
+        self.store = stack.enter_context(open_store(folder, clock=self.clock))
+        self.due = total // 10
+        namespace = self.store.namespace("bench")
+        for first in range(0, total, 10_000):
+            batch = {f"k{n:07}": workloads.VALUE for n in range(first, first + 10_000)}
+            ttls = ((10.0, first < self.due), (None, first >= self.due))
+            namespace.set_many(batch, ttl=next(ttl for ttl, wanted in ttls if wanted))
+
+    def idle_sweep(self):
+        """Give the best time of a sweep that finds nothing due, in µs."""
+        best = float("inf")
+        for _ in range(200):
+            began = time.perf_counter()
+            self.store.lifecycle.expire()
+            best = min(best, time.perf_counter() - began)
+        return best * 1e6
+
+    def sweep_rate(self):
+        """Give how many due keys are swept per second."""
+        self.clock.at_ns += 11 * 10**9
+        began = time.perf_counter()
+        swept = self.store.lifecycle.expire()
+        assert swept == self.due
+        return swept / (time.perf_counter() - began)
+
+
+def anonymous_bytes(folder):
+    """Give the anonymous memory of a process that has read a tenth of a store's keys."""
+    program = (
+        "import sys, kvstate; store = kvstate.open(sys.argv[1]); "
+        "namespace = store.namespace('bench'); "
+        "[None for _ in zip(range(100_000), namespace.scan())]; "
+        "print(next(line.split()[1] for line in open('/proc/self/smaps_rollup') "
+        "if line.startswith('Anonymous')))"
+    )
+    command = [sys.executable, "-c", program, str(folder)]
+    done = subprocess.run(command, check=True, capture_output=True, text=True)
+    return int(done.stdout) * 1024

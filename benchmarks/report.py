@@ -27,7 +27,9 @@ class Table:
         met = value >= limit if at_least else value <= limit
         sign = ">=" if at_least else "<="
         state = "met" if met else "NOT met"
-        self.bars.append(f"{text}: {value:.2f} (bar {sign} {limit:g}): **{state}**")
+        shown = f"{value:.2f}" if value < 1000 else f"{value:,.0f}"
+        bound = f"{limit:g}" if limit < 1000 else f"{limit:,}"
+        self.bars.append(f"{text}: {shown} (bar {sign} {bound}): **{state}**")
 
     def lines(self):
         yield f"### {self.title}"
@@ -35,12 +37,13 @@ class Table:
         if self.note:
             yield self.note
             yield ""
-        yield "| µs | " + " | ".join(self.contenders) + " |"
-        yield "|---" * (len(self.contenders) + 1) + "|"
-        for label, times in self.rows:
-            cells = [self._cell(times, name) for name in self.contenders]
-            yield f"| {label} | " + " | ".join(cells) + " |"
-        yield ""
+        if self.rows:
+            yield "| µs | " + " | ".join(self.contenders) + " |"
+            yield "|---" * (len(self.contenders) + 1) + "|"
+            for label, times in self.rows:
+                cells = [self._cell(times, name) for name in self.contenders]
+                yield f"| {label} | " + " | ".join(cells) + " |"
+            yield ""
         for text in self.bars:
             yield f"- {text}"
         if self.bars:
@@ -48,7 +51,7 @@ class Table:
 
     def _cell(self, times, name):
         if name not in times:
-            return "not run"
+            return "not run" if len(times) > 1 else "-"
         if times[name] is None:
             return "-"
         base = times.get(self.contenders[0])

@@ -52,6 +52,13 @@ def durable_set(store, count=60):
     return count
 
 
+def loose_set(store, count=1000):
+    """Set one by one, synced or not."""
+    for key in KEYS[:count]:
+        store.set(key, VALUE)
+    return count
+
+
 def batch_set(store):
     if not hasattr(store, "set_many"):
         return None

@@ -17,7 +17,7 @@ from kvstate.history import keep_gone, keep_version, renamed_from, versions
 from kvstate.indexes import entries
 from kvstate.journal import Spilled
 from kvstate.keyspace import after_prefix, expiry_key
-from kvstate.records import SPILLED, Envelope, open_envelope, seal_envelope
+from kvstate.records import SPILLED, Envelope, open_envelope, seal_envelope, sealed
 from kvstate.schemas import check_value
 from kvstate.state import expired, journal_value
 
@@ -113,7 +113,9 @@ class KeyWriter:
         if not space.plain:
             self._make_room(len(data) + (0 if isinstance(stored, Spilled) else len(stored)))
         found = change.open(space.prefix + data)
-        old = None if found is None or expired(found, change.at_ns) else found
+        old = found
+        if found is not None and found.expires_ns and found.expires_ns <= change.at_ns:
+            old = None
         if conditions is not None:
             conditions.check(data.decode(), old)
         if ttl is not None or expires_at is not None:
@@ -121,7 +123,7 @@ class KeyWriter:
         elif keep_ttl and old is not None:
             expires_ns = old.expires_ns
         else:
-            expires_ns = self._default_expiry()
+            expires_ns = NEVER if space.settings.ttl is None else self._default_expiry()
         self.put(data, stored, value, expires_ns, found)
         return change.revision
 
@@ -148,28 +150,28 @@ class KeyWriter:
         if old is not None:
             if old.expires_ns and old.expires_ns != expires_ns:
                 change.tx.delete(expiry_key(old.expires_ns, space.number, data))
-            previous = journal_value(old)
-            if expired(old, change.at_ns):
+            previous = old.payload if not old.form & SPILLED else Spilled(old.payload)
+            if old.expires_ns and old.expires_ns <= change.at_ns:
                 change.say("expire", space.name, key, None, previous)
                 previous = None
             else:
                 created_ns = old.created_ns
                 version = max(version, old.version + 1)
-        self._count(data, stored, old)
-        spilled = isinstance(stored, Spilled)
-        change.tx.put(
-            full,
-            seal_envelope(
-                full,
-                stored.blob if isinstance(stored, Spilled) else stored,
-                revision=change.revision,
-                created_ns=created_ns,
-                updated_ns=change.at_ns,
-                expires_ns=expires_ns,
-                version=version,
-                flags=SPILLED if spilled else 0,
-            ),
-        )
+        if stored.__class__ is bytes and (old is None or not old.form & SPILLED):
+            payload = stored
+            flags = 0
+            if old is None:
+                self._added_keys += 1
+                self._added_bytes += len(data) + len(payload)
+            else:
+                self._added_bytes += len(payload) - len(old.payload)
+        else:
+            self._count(data, stored, old)
+            flags = SPILLED if isinstance(stored, Spilled) else 0
+            payload = stored.blob if isinstance(stored, Spilled) else stored
+        times = created_ns, change.at_ns, expires_ns
+        record = sealed(full, payload, change.revision, version, times, flags)
+        change.tx.put(full, record)
         if expires_ns and (old is None or old.expires_ns != expires_ns):
             self._due(expires_ns, data)
         change.say("set", space.name, key, stored, previous)

@@ -156,6 +156,10 @@ class Lifecycle:
 
     # Running
 
+    def expire(self) -> int:
+        """Remove the keys that have expired, and versions that are too old; say how many keys."""
+        return self._expiry.sweep().swept
+
     def run(
         self,
         *,

@@ -40,9 +40,11 @@ GONE: Final = 4
 """Flag of a version: the key was deleted or expired; the payload says which."""
 
 _HEADER = Struct(">BQIqqq")
+_HEADER_BYTES = _HEADER.size
 _VERSION_MAX = 0xFFFFFFFF
 HEADER_BYTES: Final = SEAL_BYTES + _HEADER.size
 """Where the payload begins."""
+_new_envelope = tuple.__new__  # what a NamedTuple's own constructor calls
 
 
 class Envelope(NamedTuple):
@@ -69,21 +71,31 @@ def seal_envelope(
     flags: int = 0,
 ) -> bytes:
     """Give the record's bytes; ``flags`` are SPILLED and GONE."""
-    form = PLAIN | (EXPIRES if expires_ns else 0) | flags
-    header = _HEADER.pack(
-        form, revision, version & _VERSION_MAX, created_ns, updated_ns, expires_ns
-    )
-    return seal(key, header + payload)
+    return sealed(key, payload, revision, version, (created_ns, updated_ns, expires_ns), flags)
+
+
+def sealed(
+    key: bytes,
+    payload: bytes,
+    revision: int,
+    version: int,
+    times: tuple[int, int, int],
+    flags: int,
+) -> bytes:
+    """Do the same as `seal_envelope`, with created, updated and expires in a tuple: faster."""
+    form = PLAIN | (EXPIRES if times[2] else 0) | flags
+    body = _HEADER.pack(form, revision, version & _VERSION_MAX, *times) + payload
+    return seal(key, body)
 
 
 def open_envelope(key: bytes, data: bytes) -> Envelope:
     """Open a record; `Damaged` when its bytes are not those that were written."""
     body = unseal(key, data)
-    if len(body) < _HEADER.size:
+    if len(body) < _HEADER_BYTES:
         raise Damaged(f"record {key!r}", "it is shorter than its header")
     header = _HEADER.unpack_from(body)
     if header[0] >> 4 != FORMAT:
         raise Incompatible(
             f"record {key!r}", f"its format is {header[0] >> 4}, this reads {FORMAT}"
         )
-    return Envelope._make((*header, body[_HEADER.size :]))
+    return _new_envelope(Envelope, (*header, body[_HEADER_BYTES:]))
