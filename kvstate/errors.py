@@ -11,7 +11,7 @@ table: errno in the mount, exit code in the command line, ``code`` on the wire.
     ├── NotFound      (KeyError)     nothing lives under this name
     ├── Conflict                     someone changed it first: read again, retry
     │   └── Exists                   the name is taken
-    ├── Compacted                    the journal no longer reaches that far back
+    ├── Compacted                    the journal, or a history, does not reach that far back
     ├── Full                         quota or disk: what is full, how much it wants
     │   └── QuotaExceeded            a namespace has as much as it may have
     ├── Damaged                      what was read is not what was written: `kvstate check`
@@ -123,15 +123,15 @@ class Exists(Conflict):
 
 
 class Compacted(StateError):
-    """The journal no longer reaches that far back."""
+    """The journal, or a key's history, does not reach that far back."""
 
     code = "compacted"
 
     def __init__(self, asked: int, oldest: int) -> None:
         """Give the revision asked for and the oldest that is still there."""
         super().__init__(
-            f"the journal was trimmed: revision {asked} is gone, {oldest} is the oldest left; "
-            f"read the current state and go on from there",
+            f"{f'revision {asked}' if asked else 'that time'} is not known any more, {oldest} is "
+            f"the oldest revision that is: read the current state and go on from there",
             asked,
             oldest,
         )
