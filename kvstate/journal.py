@@ -17,6 +17,7 @@ is trimmed.
 from __future__ import annotations
 
 import getpass
+import logging
 import os
 import threading
 import time
@@ -41,11 +42,14 @@ if TYPE_CHECKING:
 
 __all__ = ["DUE", "Change", "Event", "Journal", "Spilled", "chosen", "unpack_entries"]
 
+log = logging.getLogger("kvstate")
+
 T = TypeVar("T")
 
 CHUNK_ENTRIES = 128
 IDS_PER_REVISION = 4096
 _TRIM_EVERY = 64
+_JUMP_NS = 5 * SECOND
 _TRIM_RECORDS = 256
 _PAGE = 256
 DUE: Final = "due"
@@ -163,6 +167,7 @@ class Journal:
         self._age_ns = round(settings.journal_age_seconds * SECOND)
         self._default_actor = actor or f"{_user()}[{os.getpid()}]"
         self._local = threading.local()
+        self._drift_ns = clock.now_ns() - time.monotonic_ns()
         self.release: Callable[[Change, bytes], None] = lambda _change, _blob: None
         """What to call when the last entry that mentions a spilled value's blob is trimmed."""
         self.load: Callable[[bytes], bytes] = lambda _blob: b"\xf6"
@@ -184,12 +189,16 @@ class Journal:
         It may run more than once. Without an entry there is no new revision.
         """
         actor = getattr(self._local, "actor", None) or self._default_actor
-        now_ns = self._clock.now_ns
+        now_ns, monotonic_ns = self._clock.now_ns, time.monotonic_ns
 
         def run(tx: Transaction) -> T:
             newest, end = tx.memo.get(_TIP) or _tip(tx)
             revision = newest + 1
-            change = Change(tx, revision, now_ns(), actor)
+            at_ns = now_ns()
+            drift_ns = at_ns - monotonic_ns()
+            if abs(drift_ns - self._drift_ns) > _JUMP_NS:
+                self._clock_jumped(drift_ns)
+            change = Change(tx, revision, at_ns, actor)
             result = function(change)
             if change.entries:
                 end = self._write(change, end)
@@ -199,6 +208,15 @@ class Journal:
             return result
 
         return self._engine.txn(run)
+
+    def _clock_jumped(self, drift_ns: int) -> None:
+        """Say that the wall clock did not go on as time did: what is due goes by it."""
+        seconds = (drift_ns - self._drift_ns) / SECOND
+        self._drift_ns = drift_ns
+        if seconds > 0:
+            log.warning("the clock jumped %.0f s forward: what is due by it expires", seconds)
+        else:
+            log.warning("the clock jumped %.0f s back: what was due expires later", -seconds)
 
     def _write(self, change: Change, start: int) -> int:
         """Write what the change says, from this byte of the journal on; give the byte after."""

@@ -53,6 +53,7 @@ _SPARE_TRANSACTIONS = 16
 _SETTLE_SECONDS = 0.002
 _POLL_SECONDS = 0.05
 _READER_CHECK_EVERY = 1024
+_MEMO_MAX = 10_000
 _FULL_BELOW_BYTES = 1 << 20
 _NO_ROOM = (errno.ENOSPC, errno.EDQUOT)
 
@@ -140,7 +141,7 @@ class _Environment:
         except lmdb.Error as error:
             _raise(error, self.path)
         number = txn.id()
-        memo = self._memo if self._memo_of == number - 1 else {}
+        memo = self._memo if self._memo_of == number - 1 and len(self._memo) < _MEMO_MAX else {}
         self._memo_of = -1
         writer = _Writer(txn, memo)
         try:

@@ -20,6 +20,7 @@ if TYPE_CHECKING:
 __all__ = ["MemoryEngine"]
 
 T = TypeVar("T")
+_MEMO_MAX = 10_000
 
 
 class _Overlay:
@@ -96,7 +97,7 @@ class MemoryEngine:
         with self._changed:
             self._check_open()
             overlay = _Overlay(self._keys, self._pairs)
-            overlay.memo, self._memo = self._memo, {}
+            overlay.memo, self._memo = self._memo if len(self._memo) < _MEMO_MAX else {}, {}
             result = function(overlay)
             self._memo = overlay.memo
             if overlay.written:

@@ -185,3 +185,27 @@ def test_a_closed_engine_says_so(engine):
 
     with pytest.raises(Unavailable, match="closed"):
         engine.get(b"a")
+
+
+def test_a_transaction_tells_the_next_what_it_knows(engine):
+    def remember(tx):
+        tx.put(b"a", b"1")
+        tx.memo["a"] = b"1"
+
+    engine.txn(remember)
+
+    known = []
+    engine.txn(lambda tx: known.append(tx.memo.get("a", tx.get(b"a"))))
+    assert known[-1] == b"1"
+
+
+def test_what_an_aborted_transaction_knew_is_forgotten(engine):
+    def fail(tx):
+        tx.put(b"a", b"2")
+        tx.memo["a"] = b"2"
+        raise ZeroDivisionError
+
+    with pytest.raises(ZeroDivisionError):
+        engine.txn(fail)
+
+    assert engine.txn(lambda tx: tx.memo.get("a")) is None

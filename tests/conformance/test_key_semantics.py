@@ -206,6 +206,19 @@ class TestTimeToLive:
 
         assert dict(ns) == {"a": 1, "b": 2}
 
+    def test_a_clock_that_jumps_is_said_in_the_log(self, store, ns, clock, caplog):
+        ns["a"] = 1
+        clock.advance(-7200)
+        ns["a"] = 2
+        clock.advance(3600)
+        ns["a"] = 3
+        ns["a"] = 4
+
+        assert [record.message for record in caplog.records] == [
+            "the clock jumped 7200 s back: what was due expires later",
+            "the clock jumped 3600 s forward: what is due by it expires",
+        ]
+
     def test_archived_on_expiry(self, store, clock):
         store.configure("polly:pr", on_expire="archive")
         ns = store.namespace("polly:pr")
