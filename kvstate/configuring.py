@@ -21,12 +21,12 @@ from kvstate.names import check_namespace
 from kvstate.records import open_envelope
 from kvstate.schemas import check_schema
 from kvstate.space import Field, NamespaceSettings, made_space
-from kvstate.state import expired
+from kvstate.state import ArchiveFirst, expired
 
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-    from kvstate.journal import Change
+    from kvstate.journal import Change, Spilled
     from kvstate.space import Space
     from kvstate.state import State
 
@@ -148,7 +148,7 @@ def remove_namespace(state: State, name: str) -> bool:
     """Remove a namespace without keys; `Conflict` when it has some; say whether it was there."""
     data = check_namespace(name)
 
-    def run(change: Change) -> bool:
+    def run(change: Change, _: list[Spilled]) -> bool:
         space = state.found(data, change)
         if space is None:
             return False
@@ -157,7 +157,9 @@ def remove_namespace(state: State, name: str) -> bool:
             envelope = open_envelope(full, record)
             if not expired(envelope, change.at_ns):
                 raise Conflict(name, "the namespace still has keys")
-            writer.remove(full[len(space.prefix) :], envelope, "expire")
+            key = full[len(space.prefix) :]
+            if not writer.remove_expired(key, envelope):
+                raise ArchiveFirst(space.number, key)
         shift = state.shifter(change)
         while drop_versions(change, space.number, STEP_KEYS, shift):
             pass
@@ -167,4 +169,4 @@ def remove_namespace(state: State, name: str) -> bool:
         change.say("rmspace", name, "")
         return True
 
-    return state.journal.commit(run)
+    return state.commit(run)

@@ -64,6 +64,7 @@ class Expiry:
         self.archive: Archive | None = None
         """Stores an artifact, and runs a function in the same commit."""
         state.sweep_some = self._in_passing
+        state.archive = self._archive_now
 
     def next_due_ns(self) -> int | None:
         """Give the earliest moment at which a key expires or a version is too old."""
@@ -140,6 +141,13 @@ class Expiry:
         for writer in writers.values():
             writer.finish()
         return looked
+
+    def _archive_now(self, number: int, data: bytes) -> None:
+        """Archive one key; `Conflict` when that cannot be done."""
+        sweeping = Sweeping()
+        self._archive(number, data, sweeping)
+        for name, why in sweeping.failures:
+            raise Conflict(data.decode(), f"what it was cannot be archived as {name!r}: {why}")
 
     def _archive(self, number: int, data: bytes, sweeping: Sweeping) -> None:
         """Let a key's last value become an artifact in the commit that removes the key."""

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
+from kvstate.clock import datetime_of
 from kvstate.key_mapping import KeyMapping
 from kvstate.keys import KeyWriter
 from kvstate.keyspace import namespace_key
@@ -14,6 +15,7 @@ from kvstate.state import expired
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+    from datetime import datetime
 
     from kvstate.journal import Change, Spilled
     from kvstate.state import State
@@ -65,6 +67,10 @@ class KeyBase(KeyMapping):
             return None
         envelope = open_envelope(full, data)
         return None if expired(envelope, self._state.clock.now_ns()) else envelope
+
+    def now(self) -> datetime:
+        """Give the time by the store's clock, in UTC."""
+        return datetime_of(self._state.clock.now_ns())
 
     # Commits
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from abc import abstractmethod
 from collections.abc import ItemsView, Iterator, MutableMapping, ValuesView
+from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any
 
 from kvstate.codec import Value
@@ -132,6 +133,10 @@ class KeyMapping(MutableMapping[str, Value]):
             except Conflict:
                 continue
             return entry.value
+
+    def now(self) -> datetime:
+        """Give the time that a point of a series has without another, in UTC."""
+        return datetime.now(UTC)
 
     def series(
         self,

@@ -25,7 +25,7 @@ if TYPE_CHECKING:
     from kvstate.journal import Change
     from kvstate.keys import KeyWriter
 
-__all__ = ["KeyPast", "check_limit", "point_in_time"]
+__all__ = ["KeyPast", "bounds", "check_limit", "point_in_time"]
 
 _PAGE = 512
 _NEXT = b"\1"
@@ -36,13 +36,7 @@ class KeyPast(KeyBase):
     """The past of a namespace's keys."""
 
     def _bounds(self, prefix: str, start: str | None, *, reverse: bool) -> tuple[bytes, bytes]:
-        """Give the first record wanted, and the first not wanted."""
-        begin = self._prefix + prefix.encode()
-        low, high = begin, after_prefix(begin)
-        if start is not None:
-            edge = self._prefix + start.encode()
-            low, high = (low, min(high, edge + _NEXT)) if reverse else (max(low, edge), high)
-        return low, high
+        return bounds(self._prefix, prefix, start, reverse=reverse)
 
     def _floor(self, reader: Reader) -> tuple[int, int]:
         used = self._state.usage(self._number or 0, reader)
@@ -196,3 +190,13 @@ def check_limit(limit: object) -> None:
     """Raise `InvalidValue` unless this is a number of entries, or None."""
     if limit is not None and (isinstance(limit, bool) or not isinstance(limit, int)):
         raise InvalidValue("limit", f"{limit!r} is no number of entries")
+
+
+def bounds(space: bytes, prefix: str, start: str | None, *, reverse: bool) -> tuple[bytes, bytes]:
+    """Give the first record wanted of a namespace, and the first not wanted."""
+    low = space + prefix.encode()
+    high = after_prefix(low)
+    if start is not None:
+        edge = space + start.encode()
+        low, high = (low, min(high, edge + _NEXT)) if reverse else (max(low, edge), high)
+    return low, high

@@ -19,7 +19,7 @@ from kvstate.journal import Spilled
 from kvstate.keyspace import after_prefix, expiry_key
 from kvstate.records import SPILLED, Envelope, open_envelope, seal_envelope, sealed
 from kvstate.schemas import check_value
-from kvstate.state import expired, journal_value
+from kvstate.state import ArchiveFirst, expired, journal_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -152,6 +152,7 @@ class KeyWriter:
                 change.tx.delete(expiry_key(old.expires_ns, space.number, data))
             previous = old.payload if not old.form & SPILLED else Spilled(old.payload)
             if old.expires_ns and old.expires_ns <= change.at_ns:
+                self._check_archived(data)
                 change.say("expire", space.name, key, None, previous)
                 previous = None
             else:
@@ -229,6 +230,11 @@ class KeyWriter:
         self._added_bytes -= self._state.size(change, data, journal_value(old))
         if say:
             change.say(kind, space.name, data.decode(), None, journal_value(old))
+
+    def _check_archived(self, data: bytes) -> None:
+        """Raise `ArchiveFirst` where the last value of an expired key must not just go."""
+        if self._space.settings.on_expire == "archive":
+            raise ArchiveFirst(self._space.number, data)
 
     def remove_expired(self, data: bytes, old: Envelope) -> bool:
         """Remove an expired key, unless its last value has to become an artifact; say whether."""
@@ -320,13 +326,7 @@ class KeyWriter:
             raise NotFound("key", source.decode())
         if source == target:
             return found.revision
-        taken = self.record(target)
-        if taken is not None and not replace and not expired(taken, change.at_ns):
-            raise Exists("key", target.decode())
-        previous = None
-        if taken is not None:
-            previous = journal_value(taken)
-            self.remove(target, taken, "delete", say=False)
+        previous = self._make_way(target, replace=replace)
         version = 1
         if not space.plain:
             value = self._state.value(found)
@@ -361,6 +361,20 @@ class KeyWriter:
         self._added_bytes += len(target) - len(source)
         change.say("rename", space.name, source.decode(), encode({"to": target.decode()}), previous)
         return change.revision
+
+    def _make_way(self, target: bytes, *, replace: bool) -> bytes | Spilled | None:
+        """Remove what has a name that another key is to get; give its value for the journal."""
+        taken = self.record(target)
+        if taken is None:
+            return None
+        if expired(taken, self._change.at_ns):
+            self._check_archived(target)
+            self.remove(target, taken, "expire")
+            return None
+        if not replace:
+            raise Exists("key", target.decode())
+        self.remove(target, taken, "delete", say=False)
+        return journal_value(taken)
 
     # Counting
 

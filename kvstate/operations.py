@@ -218,8 +218,9 @@ _TABLE: Final = (
         "transact",
         "int",
         "Write all of these, or none, if what was seen is still so: seen holds [namespace, key, "
-        "revision], ranges [namespace, prefix, limit, [[key, revision], ...]], writes [namespace, "
-        "key, delete, value, ttl, expires_at, keep_ttl]. Conflict when something has changed.",
+        "revision], ranges [namespace, prefix, start, limit, reverse, [[key, revision], ...]], "
+        "writes [namespace, key, kind, value, ttl, expires_at, keep_ttl] (kind is set, delete or "
+        "expire). Conflict when something has changed.",
         seen="list",
         ranges="list",
         writes="list",

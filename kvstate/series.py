@@ -7,8 +7,10 @@ watched and is counted like anything else.
 
 from __future__ import annotations
 
+import re
 from datetime import UTC, datetime, timedelta
 from decimal import Decimal
+from itertools import islice
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvstate.clock import datetime_of, seconds_to_ns, time_to_ns
@@ -19,9 +21,11 @@ if TYPE_CHECKING:
     from collections.abc import Iterator
 
     from kvstate.codec import Value
+    from kvstate.state import Entry
 
 __all__ = ["Point", "Series"]
 
+_MOMENT = re.compile(r"\d{4}-\d\d-\d\dT\d\d:\d\d:\d\d\.\d{6}Z", re.ASCII)
 _FORM = "%Y-%m-%dT%H:%M:%S.%fZ"
 
 
@@ -61,7 +65,7 @@ class Series:
         """
         if isinstance(value, bool) or not isinstance(value, int | float | Decimal):
             raise InvalidValue("value", f"{type(value).__name__} is no number")
-        moment = _moment(datetime.now(UTC) if at is None else at)
+        moment = _moment(self._namespace.now() if at is None else at)
         expires_at = None
         if self._max_age_ns is not None:
             expires_at = moment + timedelta(microseconds=self._max_age_ns // 1000)
@@ -71,9 +75,15 @@ class Series:
         return Point(moment, value)
 
     def _drop_oldest(self, keep: int) -> None:
-        newest = self._namespace.scan(self._key + "@", reverse=True, limit=keep + 1)
-        for entry in list(newest)[keep:]:
+        for entry in list(islice(self._points(reverse=True), keep, None)):
             self._namespace.delete(entry.key)
+
+    def _points(self, *, start: str | None = None, reverse: bool = False) -> Iterator[Entry]:
+        """Give the entries that are points of this series, and no other keys that begin alike."""
+        prefix = self._key + "@"
+        for entry in self._namespace.scan(prefix, start=start, reverse=reverse):
+            if _MOMENT.fullmatch(entry.key, len(prefix)):
+                yield entry
 
     def range(
         self, start: datetime | float | None = None, stop: datetime | float | None = None
@@ -81,21 +91,21 @@ class Series:
         """Give the points from ``start`` on, before ``stop``."""
         first = None if start is None else _key(self._key, _moment(start))
         last = None if stop is None else _key(self._key, _moment(stop))
-        for entry in self._namespace.scan(self._key + "@", start=first):
+        for entry in self._points(start=first):
             if last is not None and entry.key >= last:
                 return
             yield _point(entry.key, entry.value)
 
     def latest(self) -> Point | None:
         """Give the newest point; None when there is none."""
-        for entry in self._namespace.scan(self._key + "@", reverse=True, limit=1):
+        for entry in self._points(reverse=True):
             return _point(entry.key, entry.value)
         return None
 
     def at(self, moment: datetime | float) -> Point | None:
         """Give the newest point that is not after a moment; None when there is none."""
         first = _key(self._key, _moment(moment))
-        for entry in self._namespace.scan(self._key + "@", start=first, reverse=True, limit=1):
+        for entry in self._points(start=first, reverse=True):
             return _point(entry.key, entry.value)
         return None
 
@@ -111,7 +121,10 @@ class Series:
         before = self.at(newest.at - span) or next(self.range(), None)
         if before is None or before.at == newest.at:
             return None
-        return newest.value - before.value
+        try:
+            return newest.value - before.value
+        except TypeError:  # a Decimal and a float
+            return Decimal(str(newest.value)) - Decimal(str(before.value))
 
 
 def _key(key: str, moment: datetime) -> str:

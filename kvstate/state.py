@@ -30,7 +30,7 @@ if TYPE_CHECKING:
     from kvstate.engine import Engine, Reader
     from kvstate.journal import Change, Journal
 
-__all__ = ["Entry", "State", "Usage", "expired", "journal_value", "unpack_usage"]
+__all__ = ["ArchiveFirst", "Entry", "State", "Usage", "expired", "journal_value", "unpack_usage"]
 
 T = TypeVar("T")
 
@@ -76,6 +76,18 @@ class Usage(NamedTuple):
     floor_ns: int = 0
 
 
+class ArchiveFirst(Exception):
+    """An expired key is about to be written over, but its last value has to become an artifact.
+
+    Raised within a commit, which is then rolled back; never leaves `State.commit`.
+    """
+
+    def __init__(self, number: int, data: bytes) -> None:
+        super().__init__(number, data)
+        self.number = number
+        self.data = data
+
+
 class State:
     """All namespaces of a store."""
 
@@ -90,6 +102,8 @@ class State:
         self.writable = True
         self.sweep_some: Callable[[Change], object] = lambda _change: None
         """What to call within a commit when some keys have expired."""
+        self.archive: Callable[[int, bytes], None] = lambda _number, _data: None
+        """What to call before an expired key is written over that has to be archived."""
 
     # Committing
 
@@ -103,6 +117,13 @@ class State:
         A blob comes with two references: one for the record, one for the journal. What has expired
         goes in the same commit.
         """
+        while True:
+            try:
+                return self._commit(function, large)
+            except ArchiveFirst as error:
+                self.archive(error.number, error.data)
+
+    def _commit(self, function: Callable[[Change, list[Spilled]], T], large: Sequence[bytes]) -> T:
         sweep_some = self.sweep_some
         if not large:
 

@@ -7,13 +7,16 @@ keys, and writes all or nothing: `Conflict` when somebody came in between.
 
 from __future__ import annotations
 
+import math
+from datetime import timedelta
 from typing import TYPE_CHECKING, Any, NamedTuple, Self, TypeAlias, TypeVar
 
 from kvstate.clock import deadline_ns
-from kvstate.errors import Conflict, InvalidValue, NotFound, StateError
+from kvstate.codec import decode
+from kvstate.errors import Conflict, Exists, InvalidValue, NotFound, StateError
 from kvstate.key_mapping import KeyMapping
+from kvstate.key_past import bounds
 from kvstate.keys import KeyWriter, increased
-from kvstate.keyspace import after_prefix
 from kvstate.names import check_key, check_namespace
 from kvstate.records import open_envelope
 from kvstate.state import Entry, expired
@@ -21,7 +24,7 @@ from kvstate.typed import converted, encode_value
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
-    from datetime import datetime, timedelta
+    from datetime import datetime
     from types import TracebackType
 
     from kvstate.codec import Value
@@ -48,16 +51,21 @@ class SeenRange(NamedTuple):
 
     namespace: str
     prefix: str
+    start: str | None
     limit: int | None
+    reverse: bool
     found: list[tuple[str, int]]
 
 
+SET, DELETE, EXPIRE = "set", "delete", "expire"
+
+
 class Write(NamedTuple):
-    """What a key is to become; ``delete`` leaves out the rest."""
+    """What a key is to become: ``kind`` is set, delete, or expire (which leaves the value)."""
 
     namespace: str
     key: str
-    delete: bool
+    kind: str
     value: Value = None
     ttl: float | None = None
     expires_at: datetime | float | None = None
@@ -144,11 +152,13 @@ class TransactionNamespace(KeyMapping):
     def get(self, key: str, default: Any = None, *, as_type: Any = None) -> Value:
         """Give the key's value; the default when it is absent."""
         write = self.writes.get(key)
-        if write is not None:
-            value = _MISSING if write.delete else write.value
-        else:
+        if write is None or write.kind == EXPIRE:
             entry = self._read(key)
             value = _MISSING if entry is None else entry.value
+        elif write.kind == DELETE:
+            value = _MISSING
+        else:
+            value = _copy(write.value)
         if value is _MISSING:
             return default
         return value if as_type is None else converted(value, as_type, key)
@@ -157,29 +167,45 @@ class TransactionNamespace(KeyMapping):
         """Give the key with its revision and times, as it was before this transaction."""
         return self._read(key)
 
+    def now(self) -> datetime:
+        """Give the time by the store's clock, in UTC."""
+        now: datetime = self._real.now()
+        return now
+
     def get_many(self, keys: Iterable[str]) -> dict[str, Value]:
         """Give the values of those keys that are there."""
         found = {key: self.get(key, _MISSING) for key in keys}
         return {key: value for key, value in found.items() if value is not _MISSING}
 
-    def scan(self, prefix: str = "", *, limit: int | None = None) -> Iterator[Entry]:
+    def scan(
+        self,
+        prefix: str = "",
+        *,
+        start: str | None = None,
+        limit: int | None = None,
+        reverse: bool = False,
+    ) -> Iterator[Entry]:
         """Give the entries whose keys begin with ``prefix``, with what this transaction wrote.
 
         What it wrote has the revision 0 and no times.
         """
         self._transaction.check_open()
-        own = sorted(k for k in self.writes if k.startswith(prefix))
+        own = [w for k, w in self.writes.items() if k.startswith(prefix) and w.kind != EXPIRE]
         more = None if limit is None else limit + len(own)
-        real = list(self._real.scan(prefix, limit=more))
+        real = list(self._real.scan(prefix, start=start, limit=more, reverse=reverse))
         pairs = [(entry.key, entry.revision) for entry in real]
-        self.ranges.append(SeenRange(self.name, prefix, more, pairs))
+        self.ranges.append(SeenRange(self.name, prefix, start, more, reverse, pairs))
         found = {entry.key: entry for entry in real}
-        for key in own:
-            write = self.writes[key]
-            found.pop(key, None)
-            if not write.delete:
-                found[key] = Entry(key, write.value, 0, 0, 0, 0)
-        ordered = sorted(found, key=str.encode)
+        for write in own:
+            found.pop(write.key, None)
+            within = start is None or (
+                write.key.encode() <= start.encode()
+                if reverse
+                else write.key.encode() >= start.encode()
+            )
+            if write.kind == SET and within:
+                found[write.key] = Entry(write.key, _copy(write.value), 0, 0, 0, 0)
+        ordered = sorted(found, key=str.encode, reverse=reverse)
         return iter([found[key] for key in ordered[:limit]])
 
     def set(
@@ -198,12 +224,17 @@ class TransactionNamespace(KeyMapping):
         check_key(key)
         deadline_ns(1, ttl, expires_at)
         if if_absent and key in self:
-            raise Conflict(key, "it is there")
+            raise Exists("key", key)
         if if_present and key not in self:
             raise NotFound("key", key)
-        _, value = encode_value(value)
-        seconds = ttl if ttl is None or isinstance(ttl, int | float) else ttl.total_seconds()
-        self.writes[key] = Write(self.name, key, False, value, seconds, expires_at, keep_ttl)
+        value = _copy(value)
+        write = Write(self.name, key, SET, value, _seconds(ttl), expires_at, keep_ttl)
+        before = self.writes.get(key)
+        if keep_ttl and ttl is None and expires_at is None and before is not None:
+            write = write._replace(
+                ttl=before.ttl, expires_at=before.expires_at, keep_ttl=before.keep_ttl
+            )
+        self.writes[key] = write
         return 0
 
     def set_many(self, mapping: dict[str, Value], *, ttl: float | None = None) -> int:
@@ -216,16 +247,29 @@ class TransactionNamespace(KeyMapping):
         """Delete the key when the transaction commits; say whether it is there."""
         there = key in self
         if there:
-            self.writes[key] = Write(self.name, key, True)
+            self.writes[key] = Write(self.name, key, DELETE)
         return there
 
-    def expire(self, key: str, ttl: float | timedelta) -> bool:
-        """Let the key expire so many seconds after the commit; say whether it is there."""
-        value = self.get(key, _MISSING)
-        if value is _MISSING:
+    def expire(
+        self,
+        key: str,
+        ttl: float | timedelta | None = None,
+        *,
+        expires_at: datetime | float | None = None,
+    ) -> bool:
+        """Let the key expire so many seconds after the commit, or then; say if it is there."""
+        if ttl is None and expires_at is None:
+            raise InvalidValue("expire", "give ttl or expires_at")
+        deadline_ns(1, ttl, expires_at)
+        if key not in self:
             return False
-        self.set(key, value, ttl=ttl)
+        before = self.writes.get(key) or Write(self.name, key, EXPIRE)
+        self.writes[key] = before._replace(ttl=_seconds(ttl), expires_at=expires_at, keep_ttl=False)
         return True
+
+    def persist(self, key: str) -> bool:
+        """Let the key never expire; say whether it is there."""
+        return self.expire(key, math.inf)
 
     def increment(self, key: str, by: Any = 1, *, default: Any = 0) -> Any:
         """Add to the number under the key; give the new one."""
@@ -276,6 +320,8 @@ def transact(begin: Callable[[], Transaction], function: Callable[[Transaction],
         try:
             with transaction:
                 return function(transaction)
+        except Exists:
+            raise  # somebody has the name: that will not change by itself
         except Conflict:
             continue
     with begin() as transaction:
@@ -299,8 +345,11 @@ def apply(state: State, seen: list[Seen], ranges: list[SeenRange], writes: list[
             writer = writers.get(name)
             if writer is None:
                 writer = writers[name] = KeyWriter(state, change, state.made(name, change))
-            if write.delete:
+            if write.kind == DELETE:
                 writer.delete(key)
+                continue
+            if write.kind == EXPIRE:
+                _expire(writer, key, write)
                 continue
             stored = blobs[payload] if isinstance(payload, int) else payload
             writer.set(
@@ -329,14 +378,29 @@ def _prepared(state: State, writes: list[Write]) -> tuple[list[Prepared], list[b
     for write in writes:
         name, key = check_namespace(write.namespace), check_key(write.key)
         payload: bytes | int = b""
-        if not write.delete:
-            deadline_ns(state.clock.now_ns(), write.ttl, write.expires_at)
+        if write.kind not in {SET, DELETE, EXPIRE}:
+            raise InvalidValue("transaction", f"{write.kind!r} is no kind of write")
+        deadline_ns(state.clock.now_ns(), write.ttl, write.expires_at)
+        if write.kind == SET:
             payload, _ = encode_value(write.value)
             if len(payload) > state.inline_bytes_max:
                 large.append(payload)
                 payload = len(large) - 1
         prepared.append((name, key, payload, write))
     return prepared, large
+
+
+def _expire(writer: KeyWriter, key: bytes, write: Write) -> None:
+    writer.expire(key, lambda now_ns: deadline_ns(now_ns, write.ttl, write.expires_at))
+
+
+def _copy(value: Value) -> Value:
+    """Give a value as it would be read: what its owner does with it later changes nothing."""
+    return decode(encode_value(value)[0])
+
+
+def _seconds(ttl: float | timedelta | None) -> float | None:
+    return ttl.total_seconds() if isinstance(ttl, timedelta) else ttl
 
 
 def _check_seen(state: State, change: Change, read: Seen) -> None:
@@ -353,8 +417,8 @@ def _check_range(state: State, change: Change, read: SeenRange) -> None:
     space = state.found(check_namespace(read.namespace), change)
     found: list[tuple[str, int]] = []
     if space is not None:
-        start = space.prefix + read.prefix.encode()
-        for full, record in change.tx.scan(start, after_prefix(start)):
+        low, high = bounds(space.prefix, read.prefix, read.start, reverse=read.reverse)
+        for full, record in change.tx.scan(low, high, reverse=read.reverse):
             if read.limit is not None and len(found) >= read.limit:
                 break
             envelope = open_envelope(full, record)
@@ -371,10 +435,21 @@ def checked(seen: Any, ranges: Any, writes: Any) -> tuple[list[Seen], list[SeenR
     try:
         return (
             [Seen(*row) for row in seen],
-            [SeenRange(n, p, m, [(k, r) for k, r in found]) for n, p, m, found in ranges],
+            [_range_of(*row) for row in ranges],
             [Write(*row) for row in writes],
         )
     except (TypeError, ValueError) as error:
         if isinstance(error, StateError):
             raise
         raise InvalidValue("transaction", f"not of the form that it needs: {error}") from None
+
+
+def _range_of(
+    namespace: str,
+    prefix: str,
+    start: str | None,
+    limit: int | None,
+    reverse: bool,  # noqa: FBT001  (as on the wire)
+    found: Any,
+) -> SeenRange:
+    return SeenRange(namespace, prefix, start, limit, reverse, [(k, r) for k, r in found])

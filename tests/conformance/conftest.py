@@ -12,7 +12,7 @@ from tests.conformance.aio_door import AioDoor
 from tests.harness import RerunEngine
 
 DOORS = ["embedded", "memory", "rerun", "client"]
-ABOUT_KEYS = {"test_state", "test_key_semantics", "test_redis_facts"}
+ABOUT_KEYS = {"test_state", "test_key_semantics", "test_key_corners", "test_redis_facts"}
 
 
 def pytest_generate_tests(metafunc):

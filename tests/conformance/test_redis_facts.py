@@ -6,6 +6,7 @@ import math
 import re
 import sys
 from datetime import UTC, datetime, timedelta
+from decimal import Decimal
 from pathlib import Path
 
 import pytest
@@ -300,3 +301,141 @@ def test_row_keyspace_events(store, ns, clock):
     events = list(store.watch("redis", since, timeout=0))
 
     assert [(e.kind, e.name, e.previous) for e in events] == [("expire", "a", "last")]
+
+
+@pytest.mark.parametrize("ttl", [0, -1])
+def test_row_expire_not_positive_missing(ns, ttl):
+    with pytest.raises(InvalidValue):
+        ns.expire("a", ttl)
+
+
+def test_row_expireat_past_event(store, ns, clock):
+    since = ns.set("a", "last")
+
+    ns.expire("a", expires_at=clock.at_ns / 1e9 - 60)
+    store.lifecycle.run()
+
+    events = [(event.kind, event.name) for event in store.journal(since)]
+    assert events == [("ttl", "a"), ("expire", "a")]
+    assert list(store.journal(since))[-1].previous == "last"
+
+
+def test_row_expireat_past_gt(ns, clock):
+    past = clock.at_ns / 1e9 - 60
+    ns["persistent"] = 1
+    ns.set("a", 1, ttl=60)
+
+    assert ns.expire("persistent", expires_at=past, only_if="longer") is False
+    assert ns.expire("a", expires_at=past, only_if="longer") is False
+    assert ns.get_many(["persistent", "a"]) == {"persistent": 1, "a": 1}
+    assert ns.expire("persistent", expires_at=past, only_if="shorter") is True
+    assert ns.expire("a", expires_at=past, only_if="shorter") is True
+    assert ns.get_many(["persistent", "a"]) == {}
+
+
+@pytest.mark.parametrize("moment", [0, -1])
+def test_row_expireat_zero(ns, moment):
+    ns["a"] = 1
+
+    with pytest.raises(InvalidValue):
+        ns.expire("a", expires_at=moment)
+
+    assert (ns["a"], ns.ttl("a")) == (1, None)
+
+
+def test_row_expiretime_none(ns):
+    ns["a"] = 1
+
+    assert ns.entry("a").expires_at is None
+    assert ns.entry("nope") is None
+
+
+def test_row_set_keepttl_missing(store, ns):
+    ns.set("a", 1, keep_ttl=True)
+    assert ns.ttl("a") is None
+
+    store.configure("redis", ttl=30)
+    ns.set("b", 1, keep_ttl=True)
+    assert ns.ttl("b") == 30
+
+
+@pytest.mark.parametrize("ttl", [0, -1])
+def test_row_set_ex_zero(ns, ttl):
+    with pytest.raises(InvalidValue):
+        ns.set("a", 1, ttl=ttl)
+
+    assert "a" not in ns
+
+
+def test_row_set_ifeq_value(store, ns):
+    ns["a"] = "old"
+
+    def if_equal(key, expected, value):
+        with store.transaction() as t:
+            mine = t.namespace("redis")
+            equal = mine.get(key) == expected
+            if equal:
+                mine[key] = value
+        return equal
+
+    assert if_equal("a", "old", "new") is True
+    assert if_equal("a", "old", "newer") is False
+    assert if_equal("nope", "old", "new") is False
+    assert dict(ns) == {"a": "new"}
+
+
+def test_row_getdel_missing(ns):
+    assert ns.pop("a", None) is None
+    with pytest.raises(NotFound):
+        ns.pop("a")
+
+
+def test_row_incr_numeric_text(ns):
+    ns["a"] = "10"
+
+    with pytest.raises(InvalidValue):
+        ns.increment("a")
+
+    assert ns["a"] == "10"
+
+
+def test_row_incr_float(ns):
+    ns["a"] = 1.5
+    ns["b"] = Decimal("0.1")
+
+    assert ns.increment("a") == 2.5
+    assert ns.increment("b", Decimal("0.2")) == Decimal("0.3")
+
+
+def test_row_incr_overflow(ns):
+    ns["a"] = 2**63 - 1
+
+    assert ns.increment("a") == 2**63
+    assert ns["a"] == 2**63
+
+
+def test_row_rename_persistent(ns):
+    ns["a"] = 1
+    ns.set("b", 2, ttl=90)
+
+    ns.rename("a", "b", replace=True)
+
+    assert (dict(ns), ns.ttl("b")) == ({"b": 1}, None)
+
+
+def test_row_rename_missing(ns):
+    ns["b"] = 2
+
+    with pytest.raises(NotFound):
+        ns.rename("a", "b", replace=True)
+
+    assert dict(ns) == {"b": 2}
+
+
+def test_row_renamenx(ns):
+    ns.set_many({"a": 1, "b": 2})
+
+    with pytest.raises(Exists):
+        ns.rename("a", "b")
+
+    assert dict(ns) == {"a": 1, "b": 2}

@@ -140,3 +140,35 @@ def test_there_is_no_limit_of_256_characters(albums):
     albums.space[f"album-{ALBUM}/posts"] = posts
 
     assert albums.read("posts") == posts
+
+
+def test_a_failed_position_is_tried_again_and_its_retries_are_in_the_history(albums, clock):
+    for attempt in (1, 2):
+        albums.space.update(
+            f"album-{ALBUM}/metadata",
+            lambda metadata, n=attempt: {**(metadata or {}), "error_count": n},
+        )
+        albums.fail(7)
+        clock.advance(3600)
+
+    errors = albums.space.history(f"album-{ALBUM}/metadata")
+    assert [version.value["error_count"] for version in errors] == [1, 2]
+    assert albums.read("failed") == [7]
+
+
+def test_a_migration_may_run_twice(albums):
+    legacy = {f"album-{n}/posts": [{"position": 1, "photo_id": str(n)}] for n in range(3)}
+
+    assert albums.space.upsert_many(legacy) == (3, 3, 0, 0)
+    assert albums.space.upsert_many(legacy) == (3, 0, 0, 3)
+    assert len(albums.space.history("album-0/posts")) == 1
+
+
+def test_an_album_of_an_account_is_listed_and_removed_by_its_prefix(albums, clock):
+    albums.post(1, clock)
+    albums.fail(2)
+    albums.space["global/config"] = {"posts_per_day": 1}
+
+    assert albums.space.delete_prefix(f"album-{ALBUM}/") == 3
+    assert dict(albums.space) == {"global/config": {"posts_per_day": 1}}
+    assert albums.space.history(f"album-{ALBUM}/failed")[-1].kind == "delete"

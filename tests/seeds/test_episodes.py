@@ -153,3 +153,48 @@ def test_a_record_of_another_shape_is_refused(state):
         state.advance("hy0_2004-01", "discovered", "dowloading")
 
     assert state.episodes["hy0_2004-01"]["stage"] == "discovered"
+
+
+def test_one_worker_at_a_time_holds_an_episode(state):
+    with state.store.lock("hy0_2004-01", owner="one", timeout=0) as held:
+        other = state.store.lock("hy0_2004-01", owner="two", timeout=0)
+        with pytest.raises(kvstate.Conflict, match="'one'"):
+            other.acquire()
+        assert held.held()
+
+    with state.store.lock("hy0_2004-01", owner="two", timeout=0) as after:
+        assert after.token > 0
+
+
+def test_an_event_and_the_move_are_written_together(state):
+    def move(t):
+        episodes, log = t.namespace("episodes"), t.namespace("processing_log")
+        episodes["hy0_2004-01"] = {**episodes["hy0_2004-01"], "stage": "downloading"}
+        log.append("hy0_2004-01", {"event": "download started"})
+
+    state.store.transact(move)
+
+    moved = state.episodes.entry("hy0_2004-01")
+    logged = state.store.namespace("processing_log").entry("hy0_2004-01")
+    assert (moved.value["stage"], logged.value) == ("downloading", [{"event": "download started"}])
+    assert moved.revision == logged.revision
+
+
+def test_batches_go_on_after_the_last_episode(state):
+    first = list(state.episodes.find(stage="discovered", limit=5))
+    second = list(state.episodes.find(stage="discovered", limit=5, after=first[-1]))
+
+    assert [e.key[-2:] for e in first + second] == [f"{n:02}" for n in range(1, 11)]
+
+
+def test_what_changed_since_a_report_is_read_from_the_journal(state):
+    reported = state.store.revision()
+    state.advance("hy0_2004-01", "discovered", "downloading")
+    state.advance("hy0_2004-02", "discovered", "downloading")
+
+    events = state.store.journal(reported, namespace="episodes")
+
+    assert [(e.name, e.previous["stage"], e.value["stage"]) for e in events] == [
+        ("hy0_2004-01", "discovered", "downloading"),
+        ("hy0_2004-02", "discovered", "downloading"),
+    ]

@@ -105,3 +105,33 @@ def test_api_calls_are_counted(creator):
         "7/api_ok": 3,
         "7/api_failed": 1,
     }
+
+
+def test_of_one_scrape_there_is_no_growth_yet(creator, clock):
+    followers = creator.series("7/followers")
+    assert (followers.latest(), followers.change(timedelta(days=1))) == (None, None)
+
+    followers.append(8_511_673, now(clock))
+
+    assert followers.latest() == (now(clock), 8_511_673)
+    assert followers.change(timedelta(days=1)) is None
+
+
+def test_followers_that_are_lost_are_a_negative_change(creator, clock):
+    followers = creator.series("7/followers")
+    for count in (500, 450, 470):
+        followers.append(count, now(clock))
+        clock.advance(days=1)
+
+    assert followers.change(timedelta(days=1)) == 20
+    assert followers.change(timedelta(days=2)) == -30
+
+
+def test_an_older_count_that_comes_late_has_its_place(creator, clock):
+    followers = creator.series("7/followers")
+    followers.append(200, now(clock))
+    followers.append(100, now(clock) - timedelta(days=7))
+
+    assert followers.latest().value == 200
+    assert followers.change(timedelta(days=7)) == 100
+    assert followers.at(now(clock) - timedelta(days=3)).value == 100

@@ -120,3 +120,30 @@ def test_an_event_handler_can_await_it(tmp_path, clock, open_checked):
 
     with serving(open_checked(tmp_path / "store", clock=clock), tmp_path / "socket"):
         assert asyncio.run(handle()) == (7, 0, 24 * 3600)
+
+
+def test_one_context_may_live_shorter_and_the_number_0_is_not_absence(state, store, clock):
+    prs = store.namespace("polly:pr_number")
+    prs.set(SHA, 0, ttl=60)
+    assert (SHA in prs, state.get("pr_number", SHA)) == (True, 0)
+
+    clock.advance(60)
+
+    assert (SHA in prs, state.get("pr_number", SHA)) == (False, 0)
+
+
+def test_what_is_no_check_run_is_refused_with_the_path(state, store):
+    runs = store.namespace("polly:vuln_check_run_id")
+    runs[SHA] = {"id": "seventy-seven"}
+
+    with pytest.raises(kvstate.InvalidValue, match=r"\$\.id"):
+        runs.get(SHA, as_type=CheckRun)
+
+
+def test_context_survives_a_restart(tmp_path):
+    with kvstate.open(tmp_path / "store") as store:
+        StateService(store).put("pr_number", SHA, 1287)
+
+    with kvstate.open(tmp_path / "store", create=False) as store:
+        prs = store.namespace("polly:pr_number")
+        assert (prs[SHA], prs.settings().ttl) == (1287, 24 * 3600)
