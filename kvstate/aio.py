@@ -6,8 +6,8 @@
             ...
 
 What gives an iterator elsewhere gives an asynchronous one here. Every call may be cancelled, and
-has the deadline that `connect` was given; `asyncio.timeout` works as well. Content of artifacts
-goes through worker threads, since it comes from files and goes to files.
+has the deadline that `connect` was given; `asyncio.timeout` works as well. Artifacts, transactions
+and series go through worker threads (`kvstate.aio_threads`).
 """
 
 from __future__ import annotations
@@ -20,6 +20,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, TypeVar
 
 from kvstate.aio_client import AsyncClient
+from kvstate.aio_threads import AsyncArtifacts, AsyncSeries, AsyncTransaction
 from kvstate.clock import seconds_to_ns
 from kvstate.errors import Conflict, Exists, NotFound, StateError, Unavailable
 from kvstate.history import Version
@@ -35,7 +36,7 @@ from kvstate.typed import converted, encode_value
 from kvstate.wire import default_socket
 
 if TYPE_CHECKING:
-    from collections.abc import AsyncIterator, Callable, Iterable, Mapping
+    from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping
     from datetime import datetime
     from types import TracebackType
     from typing import Self
@@ -120,7 +121,7 @@ class AsyncStore:
 
     def namespace(self, name: str) -> AsyncNamespace:
         """Give the namespace; it comes into being with its first key."""
-        return AsyncNamespace(self._client, name)
+        return AsyncNamespace(self._client, name, self._in_thread)
 
     async def namespaces(self) -> list[str]:
         """Give the names of all namespaces in byte order."""
@@ -216,6 +217,10 @@ class AsyncStore:
                     raise
                 await asyncio.sleep(_RETRY_SECONDS)
 
+    def transaction(self) -> AsyncTransaction:
+        """Begin a transaction over any namespaces: an asynchronous context manager."""
+        return AsyncTransaction(lambda: self._in_thread(lambda store: store.transaction()))
+
     async def transact(self, function: Callable[[Transaction], T]) -> T:
         """Run an ordinary function in a transaction, in a worker thread; again after a conflict."""
         return await self._in_thread(lambda store: store.transact(function))
@@ -248,10 +253,16 @@ class AsyncStore:
 class AsyncNamespace:
     """A namespace in another process. The methods of `kvstate.namespace.Namespace`, awaitable."""
 
-    def __init__(self, client: AsyncClient, name: str) -> None:
+    def __init__(
+        self,
+        client: AsyncClient,
+        name: str,
+        in_thread: Callable[[Callable[[RemoteStore], Any]], Awaitable[Any]],
+    ) -> None:
         check_namespace(name)
         self.name = name
         self._client = client
+        self._in_thread = in_thread
 
     def __repr__(self) -> str:
         return f"<kvstate namespace {self.name!r}>"
@@ -477,6 +488,22 @@ class AsyncNamespace:
         """Set the key to what it was then: a new revision, which is given."""
         return int(await self._call("rollback", key, revision, at))
 
+    def series(
+        self,
+        key: str,
+        *,
+        max_count: int | None = None,
+        max_age: float | timedelta | None = None,
+    ) -> AsyncSeries:
+        """Give the series of numbers under this key."""
+        return AsyncSeries(
+            lambda: self._in_thread(
+                lambda store: store.namespace(self.name).series(
+                    key, max_count=max_count, max_age=max_age
+                )
+            )
+        )
+
     async def settings(self) -> NamespaceSettings:
         """Give the namespace's settings: what `configure` of the store changes."""
         return settings_of(await self._call("settings"))
@@ -484,61 +511,6 @@ class AsyncNamespace:
     async def used(self) -> Used:
         """Give how much the namespace holds."""
         return Used(*await self._call("used"))
-
-
-class AsyncArtifacts:
-    """The artifacts of the store; each call runs in a worker thread."""
-
-    def __init__(self, in_thread: Callable[[Callable[[RemoteStore], Any]], Any]) -> None:
-        self._in_thread = in_thread
-
-    async def _run(self, method: str, *arguments: Any, **options: Any) -> Any:
-        return await self._in_thread(
-            lambda store: getattr(store.artifacts, method)(*arguments, **options)
-        )
-
-    async def put(self, name: str, content: Any, **options: Any) -> Any:
-        """Store bytes, a file (by its path) or what a binary file gives; durable on return."""
-        return await self._run("put", name, content, **options)
-
-    async def get(self, name: str) -> bytes:
-        """Give all bytes of an artifact."""
-        data: bytes = await self._run("get", name)
-        return data
-
-    async def stat(self, name: str) -> Any:
-        """Give what is known of an artifact."""
-        return await self._run("stat", name)
-
-    async def exists(self, name: str) -> bool:
-        """Say whether there is an artifact of this name."""
-        return bool(await self._run("exists", name))
-
-    async def list(self, prefix: str = "", *, tier: str | None = None) -> list[Any]:
-        """Give the artifacts below a folder."""
-        return await self._in_thread(  # type: ignore[no-any-return]
-            lambda store: list(store.artifacts.list(prefix, tier=tier))
-        )
-
-    async def delete(self, name: str) -> bool:
-        """Remove an artifact; say whether it was there."""
-        return bool(await self._run("delete", name))
-
-    async def rename(self, old: str, new: str, *, replace: bool = False) -> Any:
-        """Give an artifact or a folder another name."""
-        return await self._run("rename", old, new, replace=replace)
-
-    async def move(self, name: str, tier: str) -> Any:
-        """Move an artifact to another tier."""
-        return await self._run("move", name, tier)
-
-    async def restore(self, name: str, tier: str = "hot") -> Any:
-        """Bring an artifact back to a hotter tier."""
-        return await self._run("restore", name, tier)
-
-    async def verify(self, name: str) -> Any:
-        """Read all of an artifact and compare its checksums."""
-        return await self._run("verify", name)
 
 
 class AsyncLock:

@@ -94,6 +94,9 @@ class AioNamespace(KeyMapping):
     def clear(self):
         return self._blocking.clear()
 
+    def series(self, *arguments, **options):
+        return KeyMapping.series(self, *arguments, **options)
+
     def pop(self, *arguments):
         return self._blocking.pop(*arguments)
 

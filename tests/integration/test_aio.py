@@ -153,6 +153,33 @@ def test_a_lost_write_says_that_nobody_knows(daemon):
     run(daemon, scenario)
 
 
+def test_transactions_and_series_are_awaited(daemon):
+    async def scenario(store):
+        a, b = store.namespace("a"), store.namespace("b")
+        await a.set("n", 10)
+        async with store.transaction() as t:
+            await t.namespace("a").increment("n", -4)
+            await t.namespace("b").set("n", 4, ttl=60)
+        with pytest.raises(Conflict):
+            async with store.transaction() as late:
+                await late.namespace("b").set("n", await late.namespace("a").get("n"))
+                await a.set("n", 0)
+        with pytest.raises(ZeroDivisionError):
+            async with store.transaction() as broken:
+                await broken.namespace("a").delete("n")
+                raise ZeroDivisionError
+        followers = a.series("followers", max_count=3)
+        for day in range(1, 6):
+            await followers.append(day * 10, day * 86400.0)
+        points = [point.value for point in await followers.range()]
+        return await a.get("n"), await b.get("n"), t.revision, points, await followers.change(86400)
+
+    left, right, revision, points, change = run(daemon, scenario)
+
+    assert (left, right, points, change) == (0, 4, [30, 40, 50], 10)
+    assert revision > 0
+
+
 def test_locks_exclude_and_are_released(daemon):
     async def scenario(store):
         order = []

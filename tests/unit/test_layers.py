@@ -61,7 +61,7 @@ LAYERS = (
     {"kvstate.store"},
     {"kvstate.operations", "kvstate.wire"},
     {"kvstate.client", "kvstate.transfer", "kvstate.remote_namespace", "kvstate.remote"},
-    {"kvstate.aio_client", "kvstate.aio"},
+    {"kvstate.aio_client", "kvstate.aio_threads", "kvstate.aio"},
     {"kvstate.progress", "kvstate.cli"},
     {"kvstatefs", "kvstated"},
 )
