@@ -29,7 +29,7 @@ from kvstate.clock import SECOND, datetime_of
 from kvstate.codec import Value, decode, encode_plain
 from kvstate.errors import Compacted, StateError
 from kvstate.keyspace import journal_key, parse_journal
-from kvstate.records import open_envelope, seal_envelope
+from kvstate.records import open_envelope, seal_envelope, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -50,6 +50,8 @@ CHUNK_ENTRIES = 128
 IDS_PER_REVISION = 4096
 _TRIM_EVERY = 64
 _JUMP_NS = 5 * SECOND
+_steady_ns = time.clock_gettime_ns
+_STEADY = time.CLOCK_BOOTTIME  # goes on while the machine sleeps, as the wall clock does
 _TRIM_RECORDS = 256
 _PAGE = 256
 DUE: Final = "due"
@@ -167,7 +169,7 @@ class Journal:
         self._age_ns = round(settings.journal_age_seconds * SECOND)
         self._default_actor = actor or f"{_user()}[{os.getpid()}]"
         self._local = threading.local()
-        self._drift_ns = clock.now_ns() - time.monotonic_ns()
+        self._drift_ns = clock.now_ns() - _steady_ns(_STEADY)
         self.release: Callable[[Change, bytes], None] = lambda _change, _blob: None
         """What to call when the last entry that mentions a spilled value's blob is trimmed."""
         self.load: Callable[[bytes], bytes] = lambda _blob: b"\xf6"
@@ -189,13 +191,13 @@ class Journal:
         It may run more than once. Without an entry there is no new revision.
         """
         actor = getattr(self._local, "actor", None) or self._default_actor
-        now_ns, monotonic_ns = self._clock.now_ns, time.monotonic_ns
+        now_ns = self._clock.now_ns
 
         def run(tx: Transaction) -> T:
             newest, end = tx.memo.get(_TIP) or _tip(tx)
             revision = newest + 1
             at_ns = now_ns()
-            drift_ns = at_ns - monotonic_ns()
+            drift_ns = at_ns - _steady_ns(_STEADY)
             if abs(drift_ns - self._drift_ns) > _JUMP_NS:
                 self._clock_jumped(drift_ns)
             change = Change(tx, revision, at_ns, actor)
@@ -220,13 +222,14 @@ class Journal:
 
     def _write(self, change: Change, start: int) -> int:
         """Write what the change says, from this byte of the journal on; give the byte after."""
+        times = change.at_ns, change.at_ns, 0
         entries = change.entries
         for chunk, first in enumerate(range(0, len(entries), CHUNK_ENTRIES)):
             part = entries[first : first + CHUNK_ENTRIES]
             key = journal_key(change.revision, chunk)
             packed = [_packed(entry) for entry in part]
             body = _START.pack(start) + encode_plain([change.actor, packed])
-            change.seal(key, body)
+            change.tx.put(key, sealed(key, body, change.revision, 1, times, 0))
             start += len(key) + len(body)
         return start
 

@@ -41,6 +41,7 @@ GONE: Final = 4
 
 _HEADER = Struct(">BQIqqq")
 _HEADER_BYTES = _HEADER.size
+_pack = _HEADER.pack
 _VERSION_MAX = 0xFFFFFFFF
 HEADER_BYTES: Final = SEAL_BYTES + _HEADER.size
 """Where the payload begins."""
@@ -83,9 +84,10 @@ def sealed(
     flags: int,
 ) -> bytes:
     """Do the same as `seal_envelope`, with created, updated and expires in a tuple: faster."""
-    form = PLAIN | (EXPIRES if times[2] else 0) | flags
-    body = _HEADER.pack(form, revision, version & _VERSION_MAX, *times) + payload
-    return seal(key, body)
+    created_ns, updated_ns, expires_ns = times
+    form = PLAIN | flags | EXPIRES if expires_ns else PLAIN | flags
+    head = _pack(form, revision, version & _VERSION_MAX, created_ns, updated_ns, expires_ns)
+    return seal(key, head + payload)
 
 
 def open_envelope(key: bytes, data: bytes) -> Envelope:
