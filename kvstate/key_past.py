@@ -125,8 +125,10 @@ class KeyPast(KeyBase):
             return found if data_now is None else [*found, open_envelope(full, data_now)]
 
         envelopes = self._state.engine.read(run)
-        if limit is not None:
-            envelopes = envelopes[max(0, len(envelopes) - limit) :]
+        space = self._space()
+        kept = max(1, 0 if space is None else space.settings.history)  # it may have been more
+        wanted = kept if limit is None else min(kept, limit)
+        envelopes = envelopes[max(0, len(envelopes) - wanted) :]
         return [self._version(envelope) for envelope in envelopes]
 
     @staticmethod
