@@ -50,7 +50,6 @@ if TYPE_CHECKING:
 __all__ = ["AsyncArtifacts", "AsyncLock", "AsyncNamespace", "AsyncStore", "connect"]
 
 T = TypeVar("T")
-_KEYS_AT_ONCE = 4096
 _WAIT_SECONDS = 30.0
 _PATIENCE_SECONDS = 60.0
 _RETRY_SECONDS = 0.1
@@ -296,15 +295,9 @@ class AsyncNamespace:
         return await self._call("get", key) is not None
 
     async def get_many(self, keys: Iterable[str]) -> dict[str, Value]:
-        """Give the values of those keys that are there; as of one moment for each few thousand."""
-        wanted = list(keys)
-        found: dict[str, Value] = {}
-        while wanted:
-            part = wanted[:_KEYS_AT_ONCE]
-            values, looked = await self._call("get_many", part)
-            found.update(values)
-            wanted = wanted[looked:]
-        return found
+        """Give the values of those keys that are there, all as of one revision."""
+        rows = self._client.listing("get_many", self.name, list(keys))
+        return {key: value async for key, value in rows}
 
     async def scan(
         self,

@@ -265,9 +265,8 @@ _TABLE: Final = (
     ),
     _reads(
         "get_many",
-        "[mapping, int]",
-        "The values of those keys that are there, and how many of the names were looked at "
-        "(fewer than given when the answer would not fit a frame: ask again for the rest).",
+        "listing of [key, value]",
+        "The values of those keys that are there, all as of one revision.",
         namespace="name",
         keys="names",
     ),

@@ -26,8 +26,6 @@ if TYPE_CHECKING:
 
 __all__ = ["RemoteNamespace"]
 
-_KEYS_AT_ONCE = 4096
-
 
 class RemoteNamespace(KeyMapping):
     """A namespace in another process. The same methods as `kvstate.namespace.Namespace`."""
@@ -67,14 +65,8 @@ class RemoteNamespace(KeyMapping):
         return None if row is None else Entry(*row)
 
     def get_many(self, keys: Iterable[str]) -> dict[str, Value]:
-        """Give the values of those keys that are there; as of one moment for each few thousand."""
-        wanted = list(keys)
-        found: dict[str, Value] = {}
-        while wanted:
-            values, seen = self._call("get_many", self.name, wanted[:_KEYS_AT_ONCE])
-            found.update(values)
-            del wanted[:seen]
-        return found
+        """Give the values of those keys that are there, all as of one revision."""
+        return dict(self._client.listing("get_many", self.name, list(keys)))
 
     def scan(
         self,

@@ -343,6 +343,28 @@ class TestAtOnce:
         assert dict(ns) == values
         assert ns.get_many(values) == values
 
+    def test_many_keys_are_read_as_of_one_revision(self, ns):
+        keys = [f"k{n:05}" for n in range(5000)]
+        ns.set_many(dict.fromkeys(keys, 0))
+        stop = threading.Event()
+
+        def write():
+            n = 0
+            while not stop.is_set():
+                n += 1
+                ns.set_many(dict.fromkeys(keys, n))
+
+        writer = threading.Thread(target=write)
+        writer.start()
+        try:
+            for _ in range(8):
+                found = ns.get_many(keys)
+                assert len(found) == 5000
+                assert len(set(found.values())) == 1
+        finally:
+            stop.set()
+            writer.join(60)
+
     def test_setdefault_and_pop(self, ns):
         assert ns.setdefault("a", 1) == 1
         assert ns.setdefault("a", 2) == 1
