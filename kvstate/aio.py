@@ -41,6 +41,7 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from kvstate.check import Report
     from kvstate.codec import Value
     from kvstate.indexes import Place
     from kvstate.remote import RemoteStore
@@ -238,6 +239,10 @@ class AsyncStore:
     async def stats(self) -> dict[str, object]:
         """Give what is stored, in numbers."""
         return dict(await self._client.call("stats"))
+
+    async def check(self, *, verify: bool = False) -> Report:
+        """Walk over everything and name every inconsistency; ``verify`` reads every byte, too."""
+        return await self._in_thread(lambda store: store.check(verify=verify))
 
     async def lifecycle(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the lifecycle (plan, run, summary, ...) in a worker thread."""

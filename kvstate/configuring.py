@@ -97,11 +97,10 @@ def _build(state: State, name: bytes, field: Field) -> None:
             page = zip(range(STEP_KEYS), change.tx.scan(begin, end), strict=False)
             for full, record in [pair for _, pair in page]:
                 last = full
-                envelope = open_envelope(full, record)
-                if not expired(envelope, change.at_ns):
-                    key = full[len(space.prefix) :]
-                    for entry in entries(only, key, state.value(envelope)):
-                        change.tx.put(entry, b"")
+                key = full[len(space.prefix) :]
+                # What has expired is entered, too: its removal will look for its entries.
+                for entry in entries(only, key, state.value(open_envelope(full, record))):
+                    change.tx.put(entry, b"")
             if last is not None:
                 return last[len(space.prefix) :] + b"\0"
             ready = tuple(f._replace(ready=True) if f == field else f for f in space.fields)

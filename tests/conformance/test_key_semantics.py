@@ -819,6 +819,18 @@ class TestIndex:
         store.configure("ns", index=["big"])
         assert [e.key for e in ns.find(big=LARGE)] == ["large"]
 
+    def test_it_is_built_while_keys_wait_to_be_swept(self, store, ns, clock):
+        ns.set("gone", {"n": 1}, ttl=5)
+        ns["there"] = {"n": 1}
+        clock.advance(10)
+
+        store.configure("ns", index=["n"])
+
+        assert [entry.key for entry in ns.find(n=1)] == ["there"]
+        assert store.check().clean
+        assert store.lifecycle.run().expired == 1
+        assert store.check().clean
+
     @pytest.mark.parametrize(
         "values",
         [
