@@ -4,16 +4,18 @@ from __future__ import annotations
 
 import io
 import os
+import stat
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, BinaryIO, NamedTuple, Self, TypeAlias
 
-from kvstate.blobs import TIERS
 from kvstate.clock import datetime_of
 from kvstate.errors import InvalidValue
 from kvstate.places import raise_os_error
+from kvstate.policy import TIERS
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
+    from collections.abc import Callable, Iterator
     from datetime import datetime
 
     from typing_extensions import Buffer
@@ -38,7 +40,12 @@ Content: TypeAlias = "bytes | bytearray | memoryview | str | os.PathLike[str] | 
 
 
 class Artifact(NamedTuple):
-    """What is known of an artifact. Sizes are bytes, times nanoseconds since 1970 UTC."""
+    """What is known of an artifact. Sizes are bytes, times nanoseconds since 1970 UTC (0: never).
+
+    ``modified_at_ns`` is what tools set it to, ``written_at_ns`` when content was last written by
+    the store's own clock. ``problem`` is why it could not be moved, ``returns_at_ns`` when a
+    restoration for a time ends; ``sha256`` is empty unless its tenant asks for one.
+    """
 
     name: str
     tenant: str
@@ -54,6 +61,10 @@ class Artifact(NamedTuple):
     metadata: dict[str, Value]
     holds: dict[str, Value]
     revision: int
+    written_at_ns: int
+    sha256: str
+    problem: str
+    returns_at_ns: int
 
     @property
     def created_at(self) -> datetime:
@@ -71,9 +82,9 @@ class Artifact(NamedTuple):
         return datetime_of(self.accessed_at_ns)
 
     @property
-    def due_at(self) -> datetime:
-        """When it leaves its tier, in UTC."""
-        return datetime_of(self.due_at_ns)
+    def due_at(self) -> datetime | None:
+        """When it leaves its tier, in UTC; None for never."""
+        return datetime_of(self.due_at_ns) if self.due_at_ns else None
 
 
 def tier_index(tier: object) -> int:
@@ -143,6 +154,8 @@ class ArtifactWriter(io.RawIOBase):
         self._store = store
         self._staging = staging
         self._done = False
+        self.artifact: Artifact | None = None
+        """What was stored, after close."""
 
     def writable(self) -> bool:
         """Say yes."""
@@ -158,6 +171,16 @@ class ArtifactWriter(io.RawIOBase):
             raise InvalidValue("writer", "it is closed")
         return self._staging.write(self._staging.size, memoryview(data).cast("B"))
 
+    def take_file(self, fd: int) -> None:
+        """Take all of a file that is open, by the kernel's own copying where it can.
+
+        A pipe, and what a file grows meanwhile, is left to be read.
+        """
+        info = os.fstat(fd)
+        if stat.S_ISREG(info.st_mode) and not self._staging.size:
+            self._staging.take(fd, info.st_size)
+            os.lseek(fd, info.st_size, os.SEEK_SET)
+
     def discard(self) -> None:
         """Forget what was written: nothing is stored."""
         if not self._done:
@@ -170,9 +193,16 @@ class ArtifactWriter(io.RawIOBase):
         if not self._done:
             self._done = True
             try:
-                self._store(self._staging)
+                self.artifact = self._store(self._staging)
             finally:
                 self._staging.discard()
+        super().close()
+
+    @contextmanager
+    def kept(self) -> Iterator[None]:
+        """Let somebody else store, or discard, what is written meanwhile."""
+        yield
+        self._done = True
         super().close()
 
     def __enter__(self) -> Self:
@@ -206,7 +236,8 @@ def copy_in(content: Content, writer: ArtifactWriter) -> None:
 
 def _copy_path(path: str | os.PathLike[str], writer: ArtifactWriter) -> None:
     try:
-        with Path(path).open("rb") as source:
+        with Path(path).open("rb", buffering=0) as source:
+            writer.take_file(source.fileno())
             _copy_file(source, writer)
     except OSError as error:
         raise_os_error(error, str(path))

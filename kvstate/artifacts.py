@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import os
 import stat
-from copy import deepcopy
-from typing import TYPE_CHECKING
+from collections.abc import Mapping
+from itertools import islice
+from pathlib import Path
+from typing import TYPE_CHECKING, NamedTuple
 
 from kvstate.artifact_files import (
     Artifact,
@@ -15,62 +17,51 @@ from kvstate.artifact_files import (
     copy_in,
     tier_index,
 )
-from kvstate.blobs import TIERS
+from kvstate.artifact_reading import ArtifactReading
+from kvstate.clock import seconds_to_ns
 from kvstate.codec import Value, encode
 from kvstate.errors import Conflict, Exists, InvalidValue, NotFound
 from kvstate.names import artifact_path, segments
 from kvstate.nodes import File, Folder, described
+from kvstate.policy import OVERRIDE, TIERS, override_ns
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
+    from collections.abc import Callable, Iterable, Sequence
+    from datetime import timedelta
 
-    from kvstate.blob_reader import BlobReader
-    from kvstate.blobs import Blobs
-    from kvstate.catalog import Catalog
     from kvstate.engine import Reader
-    from kvstate.journal import Change, Journal
+    from kvstate.journal import Change
     from kvstate.nodes import Node
     from kvstate.staging import Content as SealedContent
     from kvstate.staging import Staging
 
-__all__ = ["Artifacts"]
+__all__ = ["Artifacts", "Stored"]
 
-_PAGE = 500
+_BATCH = 1000
+_BATCH_BYTES = 32 << 20
+_BATCH_FILES = 16
 
 
-class Artifacts:
+class Stored(NamedTuple):
+    """What `Artifacts.put_many` did; ``unchanged`` were stored already, and are not again."""
+
+    total: int
+    new: int
+    changed: int
+    unchanged: int
+
+
+class _Item(NamedTuple):
+    """One artifact of a batch."""
+
+    name: str
+    parts: tuple[str, ...]
+    staging: Staging
+    facts: dict[str, Value] | None
+
+
+class Artifacts(ArtifactReading):
     """The artifacts of a store."""
-
-    def __init__(
-        self,
-        catalog: Catalog,
-        blobs: Blobs,
-        journal: Journal,
-        due_at_ns: Callable[[File], int],
-        reader: Callable[[Callable[[Reader], Node | None]], Node | None],
-    ) -> None:
-        self._catalog = catalog
-        self._blobs = blobs
-        self._journal = journal
-        self._due_at_ns = due_at_ns
-        self._read = reader
-        self._uid = os.getuid()
-        self._gid = os.getgid()
-
-    # Reading
-
-    def stat(self, name: str) -> Artifact:
-        """Give what is known of an artifact; `NotFound` when there is none of this name."""
-        return self._described(name, self._file(name))
-
-    def exists(self, name: str) -> bool:
-        """Say whether there is an artifact of this name."""
-        return isinstance(self._find(artifact_path(name)), File)
-
-    def get(self, name: str) -> bytes:
-        """Give all bytes of an artifact; `Damaged` rather than a byte that was not written."""
-        with self._reader(name) as reader:
-            return reader.pread(0, reader.size)
 
     def open(self, name: str, mode: str = "r") -> ArtifactReader | ArtifactWriter:
         """Open an artifact: "r" gives a seekable binary file, "w" a writer that stores on close.
@@ -78,42 +69,10 @@ class Artifacts:
         Who reads keeps the bytes that were there when it was opened, whatever happens to the name.
         """
         if mode in {"r", "rb"}:
-            return ArtifactReader(name, self._reader(name))
+            return self.open_reader(name)
         if mode in {"w", "wb"}:
             return self.writer(name)
         raise InvalidValue("mode", f"{mode!r} is neither 'r' nor 'w'")
-
-    def list(self, prefix: str = "", *, tier: str | None = None) -> Iterator[Artifact]:
-        """Give the artifacts below a folder (or the one of this name), in the order of names."""
-        index = None if tier is None else tier_index(tier)
-        parts = segments(prefix.rstrip("/"), kind="folder") if prefix.strip("/") else ()
-        if not parts:
-            yield from self._below(1, "", index)
-            return
-        found = self._find(parts)
-        name = "/".join(parts)
-        if isinstance(found, Folder):
-            yield from self._below(found.id, name + "/", index)
-        elif found is not None and index in {None, found.tier}:
-            yield self._described(name, found)
-
-    def _below(self, folder_id: int, path: str, tier: int | None) -> Iterator[Artifact]:
-        after = ""
-        while page := self._catalog.children(folder_id, after, _PAGE):
-            for node in page:
-                if isinstance(node, File):
-                    if tier in {None, node.tier}:
-                        yield self._described(path + node.name, node)
-                elif tier is None or node.shown_in(tier):
-                    yield from self._below(node.id, f"{path}{node.name}/", tier)
-            after = page[-1].name
-
-    def verify(self, name: str) -> Artifact:
-        """Read all of an artifact and compare its checksums; `Damaged` when one does not match."""
-        file = self._file(name)
-        if file.blob:
-            self._blobs.verify(file.blob)
-        return self._described(name, file)
 
     # Writing
 
@@ -125,16 +84,125 @@ class Artifacts:
         metadata: Mapping[str, Value] | None = None,
         tier: str = "hot",
         replace: bool = True,
+        reason: str = "",
     ) -> Artifact:
         """Store bytes, a file (by its path) or what a binary file gives; durable on return.
 
-        `Exists` when the name is taken and ``replace`` is off. ``metadata=None`` keeps what an
-        older version had.
+        `Exists` when the name is taken and ``replace`` is off; `Held` when a hold forbids it.
+        ``metadata=None`` keeps what an older version had.
         """
-        writer = self.writer(name, metadata=metadata, tier=tier, replace=replace)
+        writer = self.writer(name, metadata=metadata, tier=tier, replace=replace, reason=reason)
         with writer:
             copy_in(content, writer)
-        return self.stat(name)
+        assert writer.artifact is not None
+        return writer.artifact
+
+    def put_many(
+        self,
+        items: Mapping[str, Content] | Iterable[tuple[str, Content]],
+        *,
+        metadata: Mapping[str, Value] | None = None,
+        tier: str = "hot",
+        reason: str = "",
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> Stored:
+        """Store many artifacts, a thousand in one commit; durable on return.
+
+        What is stored already, with these bytes and this metadata, is left as it is and counted.
+        After an error the commits before it stay. ``progress`` gets artifacts done, 0, the name.
+        """
+        index = tier_index(tier)
+        facts = None if metadata is None else _checked_metadata(metadata)
+        pairs = items.items() if isinstance(items, Mapping) else items
+        counts = [0, 0, 0]
+        batch: list[_Item] = []
+        files = size = 0
+        try:
+            for name, content in pairs:
+                parts = artifact_path(name)
+                staging = self._staging(index, parts)
+                batch.append(_Item(name, parts, staging, facts))
+                if isinstance(content, bytes):
+                    staging.write(0, content)
+                else:
+                    writer = ArtifactWriter(_no_store, staging)
+                    with writer.kept():
+                        copy_in(content, writer)
+                files += staging.in_file
+                size += 0 if staging.in_file else staging.size
+                if len(batch) >= _BATCH or files >= _BATCH_FILES or size >= _BATCH_BYTES:
+                    self._put_batch(batch, index, reason, counts)
+                    files = size = 0
+                    if progress is not None:
+                        progress(sum(counts), 0, name)
+            self._put_batch(batch, index, reason, counts)
+        finally:
+            for item in batch:
+                item.staging.discard()
+        return Stored(sum(counts), *counts)
+
+    def _put_batch(self, batch: list[_Item], tier: int, reason: str, counts: list[int]) -> None:
+        def run(change: Change, stored: list[tuple[SealedContent, bytes]]) -> list[int]:
+            return [
+                self._put_item(change, item, *content, tier, reason)
+                for item, content in zip(batch, stored, strict=True)
+            ]
+
+        if not batch:
+            return
+        stagings = [item.staging for item in batch]
+        for kind in self._blobs.commit_many(self._journal, stagings, tier, run):
+            counts[kind] += 1
+        for staging in stagings:
+            staging.discard()
+        batch.clear()
+
+    def _put_item(
+        self,
+        change: Change,
+        item: _Item,
+        content: SealedContent,
+        blob: bytes,
+        tier: int,
+        reason: str,
+    ) -> int:
+        """Store one artifact of a batch; say whether it was new (0), changed (1), the same (2)."""
+        parent = self._catalog.ensure_folders(change, item.parts[:-1], tier, self._uid, self._gid)
+        name = item.parts[-1]
+        old = self._catalog.lookup(parent, name, change.tx)
+        if (
+            isinstance(old, File)
+            and old.blob == blob
+            and old.size == content.size
+            and item.facts in (None, old.metadata)
+        ):
+            self._blobs.shift(change, blob, {tier: -1})
+            return 2
+        self._write(change, parent, name, content, blob, tier, facts=item.facts, why=reason)
+        return 0 if old is None else 1
+
+    def put_parts(
+        self,
+        name: str,
+        contents: Sequence[Content],
+        *,
+        metadata: Mapping[str, Value] | None = None,
+        tier: str = "hot",
+        reason: str = "",
+    ) -> Sequence[Artifact]:
+        """Store several contents under one name, in order: ``NAME/1``, ``NAME/2``, ...
+
+        A content that is given by a path keeps that file's ending. `parts` gives them in order.
+        `Exists` when something lies under the name already.
+        """
+        if self._find(segments(name)) is not None:
+            raise Exists("artifact", name)
+        named = []
+        for number, content in enumerate(contents, 1):
+            ending = Path(content).suffix if isinstance(content, str | os.PathLike) else ""
+            named.append((f"{name}/{number}{ending}", content))
+        self.put_many(named, metadata=metadata, tier=tier, reason=reason)
+        return self.parts(name)
 
     def put_with(self, name: str, content: bytes, also: Callable[[Change], None]) -> None:
         """Store bytes, and do something else in the same commit: both, or neither."""
@@ -146,7 +214,7 @@ class Artifacts:
             parent = self._catalog.ensure_folders(change, folders, 0, self._uid, self._gid)
             self._write(change, parent, parts[-1], stored, blob, 0)
 
-        staging = self._blobs.staging(0)
+        staging = self._staging(0, parts)
         try:
             staging.write(0, content)
             self._blobs.commit(self._journal, staging, 0, run)
@@ -160,13 +228,17 @@ class Artifacts:
         metadata: Mapping[str, Value] | None = None,
         tier: str = "hot",
         replace: bool = True,
+        reason: str = "",
     ) -> ArtifactWriter:
         """Open a writer that stores on close, and nothing at all after an exception."""
         parts = artifact_path(name)
         index = tier_index(tier)
         facts = None if metadata is None else _checked_metadata(metadata)
-        if not replace and isinstance(self._find(parts), File):
-            raise Exists("artifact", name)
+        there = self._find(parts)
+        if isinstance(there, File):
+            if not replace:
+                raise Exists("artifact", name)
+            self._catalog.guard("overwriting", name, there)
 
         def store(staging: Staging) -> Artifact:
             def run(change: Change, content: SealedContent, blob: bytes) -> File:
@@ -174,13 +246,26 @@ class Artifacts:
                     change, parts[:-1], index, self._uid, self._gid
                 )
                 return self._write(
-                    change, parent, parts[-1], content, blob, index, facts=facts, replace=replace
+                    change,
+                    parent,
+                    parts[-1],
+                    content,
+                    blob,
+                    index,
+                    facts=facts,
+                    replace=replace,
+                    why=reason,
                 )
 
             file = self._blobs.commit(self._journal, staging, index, run)
             return self._described(name, file)
 
-        return ArtifactWriter(store, self._blobs.staging(index))
+        return ArtifactWriter(store, self._staging(index, parts))
+
+    def _staging(self, tier: int, parts: tuple[str, ...]) -> Staging:
+        staging = self._blobs.staging(tier)
+        staging.proven = self._catalog.policies.ruling().policy.section(parts[0]).sha256
+        return staging
 
     def commit_file(
         self,
@@ -203,6 +288,9 @@ class Artifacts:
         the old content is a prefix of the new. With ``expect`` only the artifact of this identity
         is written to, wherever it was renamed to (`NotFound` when it is gone).
         """
+        policy = self._catalog.policies.ruling().policy
+        if policy.tenants or policy.common.sha256:
+            staging.proven = policy.section(self._catalog.path(parent_id)).sha256
 
         def run(change: Change, content: SealedContent, blob: bytes) -> File:
             parent, own_name = parent_id, name
@@ -244,6 +332,7 @@ class Artifacts:
         append: bool = False,
         replace: bool = True,
         modified_ns: int | None = None,
+        why: str = "",
     ) -> File:
         """Write the record of new content, in the place of an old one or as a new artifact."""
         old = self._catalog.lookup(parent, name, change.tx)
@@ -251,6 +340,7 @@ class Artifacts:
             raise Conflict(name, "it is a folder, not an artifact")
         if old is not None and not replace:
             raise Exists("artifact", name)
+        path = self._catalog.lineage(parent, change).path(name)
         now = change.at_ns
         if old is None:
             file = File(
@@ -274,8 +364,15 @@ class Artifacts:
                 metadata=facts or {},
                 xattrs={},
                 holds={},
+                written_ns=now,
+                look_ns=0,
+                sha256=content.sha256,
+                back=None,
+                failure=None,
+                spared_ns=0,
             )
         else:
+            self._catalog.guard("overwriting", path, old)
             self._blobs.shift(change, old.blob, {old.tier: -1})
             file = old._replace(
                 tier=tier,
@@ -288,15 +385,21 @@ class Artifacts:
                 revision=change.revision,
                 origin=old.origin if append else change.revision,
                 metadata=old.metadata if facts is None else facts,
+                written_ns=now,
+                sha256=content.sha256,
+                back=None,
+                failure=None,
+                spared_ns=0,
             )
         if modified_ns is not None:
             file = file._replace(modified_ns=modified_ns)
-        self._catalog.put_file(change, file, old)
-        path = self._catalog.path(file.id, change.tx)
-        change.say("put", "", path, described(file), described(old))
+        file = self._catalog.put_file(change, file, old)
+        change.say("put", "", path, described(file), described(old), why)
         return file
 
-    def update(self, name: str, metadata: Mapping[str, Value]) -> Artifact:
+    # Changing
+
+    def update(self, name: str, metadata: Mapping[str, Value], *, reason: str = "") -> Artifact:
         """Replace an artifact's metadata."""
         facts = _checked_metadata(metadata)
         file = self._file(name)
@@ -306,31 +409,55 @@ class Artifacts:
                 raise Conflict(name, "it is a folder, not an artifact")
             return node._replace(metadata=facts, changed_ns=change.at_ns)
 
-        edited = self._catalog.edit(file.id, edit, "metadata")
+        edited = self._catalog.edit(file.id, edit, reason or "metadata")
         assert isinstance(edited, File)
         return self._described(name, edited)
 
-    def delete(self, name: str) -> bool:
-        """Delete an artifact, and the folders that were made for it; say whether it was there."""
+    def delete(self, name: str, *, reason: str = "", trash: bool = True) -> bool:
+        """Delete an artifact, and the folders that were made for it; say whether it was there.
+
+        It goes into the trash, if its tenant has one and ``trash`` is on. `Held` when a hold
+        forbids it.
+        """
         parts = artifact_path(name)
 
         def run(change: Change) -> bool:
             file = self._catalog.walk_path(parts, change.tx)
             if not isinstance(file, File):
                 return False
-            self._catalog.erase_file(change, file)
+            self._catalog.discard(change, file, name, kind="remove", why=reason, trash=trash)
             self._catalog.prune(change, file.parent)
-            change.say("remove", "", name, None, described(file))
             return True
 
         deleted = self._journal.commit(run)
         self._blobs.sweep()
         return deleted
 
-    def rename(self, old: str, new: str, *, replace: bool = False) -> Artifact | None:
+    def undelete(self, name: str) -> Artifact:
+        """Bring back from the trash what was deleted or purged last under this name.
+
+        It begins to age anew, and is not purged for a week. `NotFound`, or `Exists`.
+        """
+        parts = artifact_path(name)
+        return self._described(name, self._catalog.undelete(name, parts, self._uid, self._gid))
+
+    def empty_trash(self, prefix: str = "", *, reason: str = "") -> int:
+        """Let what is in the trash under names with this prefix go now; say how many."""
+        gone = 0
+        for each in [each for each in self._catalog.trashed() if each.name.startswith(prefix)]:
+            why = reason or "the trash was emptied"
+            gone += self._journal.commit(
+                lambda change, each=each, why=why: self._catalog.empty_trash(change, each, why)  # type: ignore[misc]
+            )
+        self._blobs.sweep()
+        return gone
+
+    def rename(
+        self, old: str, new: str, *, replace: bool = False, reason: str = ""
+    ) -> Artifact | None:
         """Give an artifact, or a whole folder, another name, in one step; None for a folder.
 
-        `Exists` when the new name is taken, unless ``replace``.
+        `Exists` when the new name is taken, unless ``replace``; `Held` when a hold forbids it.
         """
         source = segments(old)
         target = segments(new)
@@ -344,36 +471,99 @@ class Artifacts:
         def folders(change: Change) -> int:
             return self._catalog.ensure_folders(change, target[:-1], tier, self._uid, self._gid)
 
-        moved = self._catalog.rename_under(node, folders, target[-1], replace=replace)
+        moved = self._catalog.rename_under(node, folders, target[-1], replace=replace, why=reason)
         return self._described(new, moved) if isinstance(moved, File) else None
 
+    def hold(self, name: str, case: str, *, reason: str = "") -> Artifact:
+        """Hold an artifact for a case: no purge, overwrite, rename or delete before its release."""
+        return self._described(name, self._catalog.hold(self._file(name), case, reason))
+
+    def release(self, name: str, case: str, *, reason: str = "") -> Artifact:
+        """Release an artifact's hold for a case; `NotFound` when there is none."""
+        return self._described(name, self._catalog.release(self._file(name), case, reason))
+
+    # Tiers
+
     def move(
-        self, name: str, tier: str, *, progress: Callable[[int, int, str], None] | None = None
+        self,
+        name: str,
+        tier: str,
+        *,
+        reason: str = "",
+        progress: Callable[[int, int, str], None] | None = None,
     ) -> Artifact:
         """Move an artifact to another tier; its age goes on, unless it moves to a hotter one.
 
         ``progress`` gets the bytes done, their total (each is copied, and read again) and the name.
         """
-        return self._move(name, tier, "move", progress)
+        return self._move(name, tier, "move", reason, None, progress)
 
     def restore(
         self,
         name: str,
         tier: str = "hot",
         *,
+        for_seconds: float | timedelta | None = None,
+        reason: str = "",
         progress: Callable[[int, int, str], None] | None = None,
     ) -> Artifact:
-        """Bring an artifact back to a hotter tier, where it begins to age anew."""
-        return self._move(name, tier, "restore", progress)
+        """Bring an artifact back to a hotter tier, where it begins to age anew.
+
+        With ``for_seconds`` it goes back by itself to where it was when that time is up.
+        """
+        return self._move(name, tier, "restore", reason, for_seconds, progress)
+
+    def restore_all(
+        self,
+        prefix: str = "",
+        tier: str = "hot",
+        *,
+        from_tier: str | None = None,
+        limit: int | None = None,
+        for_seconds: float | timedelta | None = None,
+        dry_run: bool = False,
+        reason: str = "",
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> Sequence[Artifact]:
+        """Bring back what lies below a folder (or has this name) in a colder tier; give it.
+
+        ``limit=1`` brings the first that is found. With ``dry_run`` only say which.
+        """
+        index = tier_index(tier)
+        sources = TIERS[index + 1 :] if from_tier is None else (from_tier,)
+        found = [
+            artifact
+            for source in sources
+            if tier_index(source) > index
+            for artifact in islice(self.list(prefix, tier=source), limit)
+        ][:limit]
+        if dry_run:
+            return found
+        return [
+            self.restore(
+                artifact.name, tier, for_seconds=for_seconds, reason=reason, progress=progress
+            )
+            for artifact in found
+        ]
 
     def _move(
-        self, name: str, tier: str, kind: str, progress: Callable[[int, int, str], None] | None
+        self,
+        name: str,
+        tier: str,
+        kind: str,
+        reason: str,
+        for_seconds: float | timedelta | None,
+        progress: Callable[[int, int, str], None] | None,
     ) -> Artifact:
         parts = artifact_path(name)
         index = tier_index(tier)
         before = self._file(name)
         if kind == "restore" and index > before.tier:
             raise InvalidValue("tier", f"{name!r} is {TIERS[before.tier]}, hotter than {tier}")
+        back = None
+        if for_seconds is not None and before.tier > index:
+            until_ns = self._clock.now_ns() + seconds_to_ns(for_seconds, "for_seconds")
+            back = (before.tier, until_ns)
 
         def find(reader: Reader) -> File:
             node = self._catalog.walk_path(parts, reader)
@@ -382,49 +572,13 @@ class Artifacts:
             return node
 
         told = None if progress is None else lambda done, total: progress(done, total, name)
-        return self._described(name, self._catalog.move(find, index, kind=kind, progress=told))
+        moved = self._moving.move(find, index, kind=kind, why=reason, back=back, progress=told)
+        return self._described(name, moved)
 
-    # Inside
 
-    def _find(self, parts: tuple[str, ...]) -> Node | None:
-        return self._read(lambda reader: self._catalog.walk_path(parts, reader))
-
-    def _file(self, name: str) -> File:
-        node = self._find(artifact_path(name))
-        if node is None:
-            raise NotFound("artifact", name)
-        if isinstance(node, Folder):
-            raise Conflict(name, "it is a folder, not an artifact")
-        return node
-
-    def _reader(self, name: str) -> BlobReader:
-        """Open the content; when it was replaced between looking and opening, look again."""
-        while True:
-            file = self._file(name)
-            try:
-                return self._blobs.reader(file.blob)
-            except NotFound:
-                if self._file(name).blob == file.blob:
-                    raise
-
-    def _described(self, name: str, file: File) -> Artifact:
-        tenant, workflow, artifact = (*name.split("/", 2), "", "")[:3]
-        return Artifact(
-            name,
-            tenant,
-            workflow,
-            artifact,
-            TIERS[file.tier],
-            file.size,
-            f"xxh3:{file.digest.hex()}",
-            file.created_ns,
-            file.modified_ns,
-            file.accessed_ns,
-            self._due_at_ns(file),
-            deepcopy(file.metadata),
-            deepcopy(file.holds),
-            file.revision,
-        )
+def _no_store(staging: Staging) -> Artifact:
+    del staging
+    raise AssertionError("a batch stores its contents itself")
 
 
 def _checked_metadata(metadata: Mapping[str, Value]) -> dict[str, Value]:
@@ -432,6 +586,8 @@ def _checked_metadata(metadata: Mapping[str, Value]) -> dict[str, Value]:
     for key in facts:
         if not isinstance(key, str):
             raise InvalidValue("metadata", f"{key!r} is no text")
+    if OVERRIDE in facts:
+        override_ns(facts[OVERRIDE], 0)
     if len(encode(facts)) > 65536:
         raise InvalidValue("metadata", "it may have 64 KiB together")
     return facts

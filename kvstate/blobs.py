@@ -12,6 +12,7 @@ refers to is noted (``G``) in the transaction that dropped the last reference, a
 
 from __future__ import annotations
 
+import hashlib
 import os
 from array import array
 from contextlib import suppress
@@ -31,6 +32,7 @@ from kvstate.keyspace import (
     misplaced_key,
 )
 from kvstate.places import raise_os_error
+from kvstate.policy import TIERS
 from kvstate.records import open_envelope
 from kvstate.staging import BLOCK_BYTES, Content, Staging, file_name
 
@@ -45,7 +47,6 @@ __all__ = ["FILE", "INLINE", "TIERS", "Blob", "Blobs", "Copy"]
 
 T = TypeVar("T")
 
-TIERS = ("hot", "warm", "cold")
 INLINE = 0
 FILE = 1
 CHUNK_BLOCKS = 4096
@@ -70,7 +71,10 @@ class Blob(NamedTuple):
         return next((tier for tier, count in enumerate(self.references) if count), self.place)
 
     def shifted(self, changes: dict[int, int]) -> Blob:
-        """Give the record with these counts changed."""
+        """Give the record with these counts changed; small content has but one, in the first."""
+        if self.form == INLINE:
+            count = self.references[0] + sum(changes.values())
+            return self._replace(references=(count, *self.references[1:]))
         counts = tuple(n + changes.get(tier, 0) for tier, n in enumerate(self.references))
         return self._replace(references=counts)
 
@@ -195,8 +199,9 @@ class Blobs:
             self.shift(change, equal, {tier: references})
             return equal
         blob = content.blob
-        counts = tuple(references if t == tier else 0 for t in range(len(TIERS)))
         form = FILE if content.inline is None else INLINE
+        counted = tier if form == FILE else 0
+        counts = tuple(references if t == counted else 0 for t in range(len(TIERS)))
         self._write(change, blob, Blob(form, content.size, content.digest, tier, 0, counts))
         change.tx.put(digest_key(content.digest, blob), b"")
         if content.inline is not None:
@@ -249,7 +254,9 @@ class Blobs:
         record = self.record(change.tx, blob)
         if record is None:
             raise Damaged(f"blob {blob.hex()}", "a record refers to it, but it is not there")
-        record = record.shifted(changes)
+        before, record = record, record.shifted(changes)
+        if record == before:
+            return
         if min(record.references) < 0:
             raise Damaged(f"blob {blob.hex()}", "it has fewer references than users")
         if any(record.references):
@@ -319,27 +326,49 @@ class Blobs:
         with self.reader(blob) as reader:
             return reader.pread(0, reader.size)
 
-    def verify(self, blob: bytes) -> None:
-        """Read all of a blob; `Damaged` when anything about it is wrong."""
+    def verify(
+        self, blob: bytes, sha256: bytes = b"", progress: Callable[[int], None] | None = None
+    ) -> None:
+        """Read all of a blob; `Damaged` when anything about it is wrong, its SHA-256 included.
+
+        ``progress`` gets the bytes of each step.
+        """
         record = self.record(self._engine, blob)
+        proof = hashlib.sha256() if sha256 else None
         with self.reader(blob) as reader:
             offset, step = 0, 16 * BLOCK_BYTES
             from_start = Hasher()
             while offset < reader.size:
-                from_start.update(reader.pread(offset, step))
+                data = reader.pread(offset, step)
+                from_start.update(data)
+                if proof is not None:
+                    proof.update(data)
                 offset += step
+                if progress is not None:
+                    progress(len(data))
         if record is not None and from_start.digest() != record.digest:
             raise Damaged(f"blob {blob.hex()}", "its content has another digest")
+        if proof is not None and proof.digest() != sha256:
+            raise Damaged(f"blob {blob.hex()}", "its content has another SHA-256")
 
     # Moving between tiers
 
-    def copy(
-        self, blob: bytes, tier: int, progress: Callable[[int, int], None] | None = None
-    ) -> Copy | None:
-        """Copy a blob's file to another tier, verify it and publish it; None for small content.
+    def must_copy(self, blob: bytes, source: int, target: int) -> bool:
+        """Say whether one user's move from a tier to another moves the content, too."""
+        record = self.record(self._engine, blob) if blob else None
+        if record is None or record.form == INLINE:
+            return False
+        return record.shifted({source: -1, target: 1}).wanted() != record.place
 
-        ``progress`` gets the bytes done and the total: each is copied, and read again.
+    def copy(
+        self, blob: bytes, after: Blob, progress: Callable[[int, int], None] | None = None
+    ) -> Copy | None:
+        """Copy a blob's file to where it will be wanted, verify it and publish it.
+
+        None when it need not be copied. ``after`` is the record as it will be. ``progress`` gets
+        the bytes done and the total: each is copied, and read again.
         """
+        tier = after.wanted()
         record = self.record(self._engine, blob)
         if record is None or record.form == INLINE or record.place == tier:
             return None
@@ -406,7 +435,7 @@ class Blobs:
         record = self.record(self._engine, blob)
         if record is None:
             return False
-        copy = self.copy(blob, record.wanted())
+        copy = self.copy(blob, record)
         if copy is None:
             return False
         return self.with_copy(journal, copy, lambda change: self.switch(change, blob, copy))

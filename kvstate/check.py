@@ -16,8 +16,10 @@ Invariants, by the name that a `Problem` bears:
 - ``folder``      a folder's counts equal its visible children; its parent is a folder
 - ``depth``       artifacts lie below tenant/workflow/
 - ``due``         every artifact has its due index entry, and each entry its artifact
-- ``usage``       the counts per tier equal what a walk counts
-- ``reference``   a blob's references equal its users: artifacts, values, journal entries
+- ``recent``      the same for the order of time of its workflow
+- ``held``        the held artifacts, and no others, are in the index of what is held
+- ``usage``       the counts of store, tenants and workflows equal what a walk counts
+- ``reference``   a blob's references equal its users: artifacts, trash, values, journal entries
 - ``content``     small content is there, and has its digest
 - ``checksums``   a blob file has the checksums of all its blocks
 - ``digest``      every blob is found by its digest, and each entry leads to a blob
@@ -29,10 +31,11 @@ Invariants, by the name that a `Problem` bears:
 
 from __future__ import annotations
 
+import struct
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvstate.blobs import FILE, INLINE, TIERS, Blob
+from kvstate.blobs import FILE, INLINE, Blob
 from kvstate.codec import decode, digest, unseal
 from kvstate.errors import NotFound, StateError
 from kvstate.indexes import entries, key_of_entry
@@ -41,11 +44,15 @@ from kvstate.keyspace import (
     ROOT_ID,
     parse_due,
     parse_expiry,
+    parse_held,
     parse_journal,
+    parse_recent,
     parse_stale,
     parse_version,
 )
-from kvstate.nodes import File, Folder, unpack
+from kvstate.nodes import File, Folder, open_trashed, unpack
+from kvstate.policy import TIERS
+from kvstate.policy_record import ASSESSED
 from kvstate.records import GONE, SPILLED, open_envelope
 from kvstate.space import open_space
 from kvstate.staging import BLOCK_BYTES, file_name
@@ -70,6 +77,7 @@ _COUNTED = (
     "index_entries",
     "folders",
     "artifacts",
+    "trashed",
     "blobs",
     "journal_entries",
 )
@@ -128,13 +136,15 @@ class _Walk:
         self._spilled: dict[bytes, bytes] = {}
         self._nodes: dict[int, Node] = {}
         self._places: dict[int, tuple[int, str]] = {}
-        self._dues: set[tuple[int, int, int]] = set()
+        self._dues: set[tuple[int, int]] = set()
+        self._recents: set[tuple[int, int, int]] = set()
+        self._helds: set[tuple[int, int]] = set()
+        self._totals: dict[int, list[int]] = {}
         self._digests: set[tuple[bytes, bytes]] = set()
         self._misplaced: set[bytes] = set()
         self._contents: dict[bytes, bytes] = {}
         self._sums: Counter[bytes] = Counter()
         self._users: dict[bytes, list[int]] = {}
-        self._usage: list[list[int]] | None = None
         self._last_journal: tuple[int, int, int] | None = None
 
     def say(self, kind: str, where: object, why: str) -> None:
@@ -161,6 +171,11 @@ class _Walk:
             ord("H"): self._digest,
             ord("P"): self._misplace,
             ord("G"): self._garbage,
+            ord("R"): self._recent,
+            ord("Y"): self._held,
+            ord("U"): self._tally,
+            ord("A"): self._queue,
+            ord("Z"): self._trash,
             ord("J"): self._journal,
         }
         for key, data in reader.scan(b"", b"\xff" * 512):
@@ -179,12 +194,14 @@ class _Walk:
 
     def _use(self, blob: bytes, tier: int) -> None:
         if blob:
+            known = self.blobs.get(blob)  # B sorts before everything that has users
+            tier = 0 if known is not None and known.form == INLINE else tier
             self._users.setdefault(blob, [0] * len(TIERS))[tier] += 1
 
     def _meta(self, key: bytes, data: bytes) -> None:
-        payload = decode(open_envelope(key, data).payload)
-        if key == b"Musage":
-            self._usage = payload
+        payload = open_envelope(key, data).payload
+        if key != ASSESSED:
+            decode(payload)
 
     def _namespace(self, key: bytes, data: bytes) -> None:
         space = open_space(key, data)
@@ -253,7 +270,8 @@ class _Walk:
         self._nodes[node.id] = node
         if isinstance(node, File):
             self._use(node.blob, node.tier)
-            self._dues ^= {(node.tier, node.aged_from_ns, node.id)}
+            if node.look_ns:
+                self._dues ^= {(node.look_ns, node.id)}
         self.counts["artifacts" if isinstance(node, File) else "folders"] += 1
 
     def _identity(self, key: bytes, data: bytes) -> None:
@@ -263,6 +281,24 @@ class _Walk:
 
     def _due(self, key: bytes, _data: bytes) -> None:
         self._dues ^= {parse_due(key)}
+
+    def _recent(self, key: bytes, _data: bytes) -> None:
+        self._recents.add(parse_recent(key))
+
+    def _held(self, key: bytes, _data: bytes) -> None:
+        self._helds.add(parse_held(key))
+
+    def _tally(self, key: bytes, data: bytes) -> None:
+        body = unseal(key, data)
+        self._totals[int.from_bytes(key[1:], "big")] = list(struct.unpack(">7Q", body))
+
+    def _queue(self, key: bytes, data: bytes) -> None:
+        decode(open_envelope(key, data).payload)
+
+    def _trash(self, key: bytes, data: bytes) -> None:
+        file = open_trashed(key, data).file
+        self._use(file.blob, file.tier)
+        self.counts["trashed"] += 1
 
     def _blob(self, key: bytes, data: bytes) -> None:
         form, size, content_digest, place, generation, *counts = decode(
@@ -334,18 +370,48 @@ class _Walk:
         for moment, number, name in sorted(self._expiries):
             where = f"{self._namespaces.get(number, number)}/{name.decode(errors='replace')}"
             self.say("expiry", where, f"index and record disagree on the expiry {moment}")
-        for tier, since, number in sorted(self._dues):
-            self.say("due", f"identity {number}", f"index and record disagree on {tier}, {since}")
+        for moment, number in sorted(self._dues):
+            self.say("due", f"identity {number}", f"index and record disagree on {moment}")
         self._compare_identities()
         self._compare_folders()
         self._compare_blobs()
-        usage = [[0, 0] for _ in TIERS]
+        self._compare_totals()
+
+    def _lineage(self, node: Node) -> tuple[int, ...]:
+        """Give the identities of what counts an artifact: store, tenant, workflow."""
+        above: list[int] = []
+        while node.id != ROOT_ID and len(above) < len(self._nodes):
+            found = self._nodes.get(node.parent)
+            if found is None:
+                break
+            above.append(found.id)
+            node = found
+        return tuple(reversed(above))[:3]
+
+    def _compare_totals(self) -> None:
+        totals: dict[int, list[int]] = {}
+        recents, helds = set(), set()
         for node in self._nodes.values():
-            if isinstance(node, File):
-                usage[node.tier][0] += 1
-                usage[node.tier][1] += node.size
-        if (self._usage or [[0, 0] for _ in TIERS]) != usage:
-            self.say("usage", "tiers", f"{self._usage} is kept, {usage} was counted")
+            if not isinstance(node, File):
+                continue
+            lineage = self._lineage(node)
+            recents.add((lineage[-1] if lineage else 0, node.written_ns, node.id))
+            if node.holds:
+                helds.add((lineage[-1] if lineage else 0, node.id))
+            for folder in lineage:
+                counted = totals.setdefault(folder, [0] * 7)
+                counted[2 * node.tier] += 1
+                counted[2 * node.tier + 1] += node.size
+                counted[6] += bool(node.holds)
+        for folder in sorted(totals.keys() | self._totals.keys()):
+            kept, counted = self._totals.get(folder, [0] * 7), totals.get(folder, [0] * 7)
+            if kept != counted:
+                name = self._nodes[folder].name if folder in self._nodes else "nothing"
+                self.say("usage", f"{name or 'store'} #{folder}", f"{kept}, not {counted}")
+        for entry in sorted(recents ^ self._recents):
+            self.say("recent", f"identity {entry[2]}", f"index and record disagree: {entry}")
+        for held in sorted(helds ^ self._helds):
+            self.say("held", f"identity {held[1]}", "index and record disagree")
 
     def _compare_identities(self) -> None:
         for number, (parent, name) in self._places.items():

@@ -17,6 +17,7 @@ table: errno in the mount, exit code in the command line, ``code`` on the wire.
     ├── Damaged                      what was read is not what was written: `kvstate check`
     ├── Incompatible                 written by another version or another kind of machine
     ├── Denied                       the caller may not do this
+    │   └── Held                     a hold forbids it: which, and how to release it
     └── Unavailable                  the store, a tier or the daemon does not answer
 """
 
@@ -29,6 +30,7 @@ __all__ = [
     "Denied",
     "Exists",
     "Full",
+    "Held",
     "Incompatible",
     "InvalidConfig",
     "InvalidName",
@@ -194,6 +196,22 @@ class Denied(StateError):
         super().__init__(f"{what} is denied: {why}", what, why)
 
 
+class Held(Denied):
+    """A hold forbids it."""
+
+    code = "held"
+
+    def __init__(self, act: str, name: str, cases: str) -> None:
+        """Name the act, the artifact and the cases that hold it."""
+        StateError.__init__(
+            self,
+            f"{act} {name!r} is denied: it is held by {cases}; release it first",
+            act,
+            name,
+            cases,
+        )
+
+
 class Unavailable(StateError):
     """The store, a tier or the daemon does not answer; ``retry`` says whether waiting can help."""
 
@@ -221,6 +239,7 @@ _BY_CODE: dict[str, type[StateError]] = {
         Damaged,
         Incompatible,
         Denied,
+        Held,
         Unavailable,
     )
 }

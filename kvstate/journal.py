@@ -23,7 +23,7 @@ import threading
 import time
 from contextlib import contextmanager
 from struct import Struct
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
 
 from kvstate.clock import SECOND, datetime_of
 from kvstate.codec import Value, decode, encode_plain
@@ -40,7 +40,7 @@ if TYPE_CHECKING:
     from kvstate.records import Envelope
     from kvstate.settings import StoreSettings
 
-__all__ = ["DUE", "Change", "Event", "Journal", "Spilled", "chosen", "unpack_entries"]
+__all__ = ["DUE", "Change", "Event", "Journal", "Later", "Spilled", "chosen", "unpack_entries"]
 
 log = logging.getLogger("kvstate")
 
@@ -96,10 +96,21 @@ Raw = bytes | Spilled | None
 Entry = tuple[str, str, str, Raw, Raw, str]
 
 
+class Later(Protocol):
+    """Writes that a change gathers, so that many of them to one record become one."""
+
+    def write(self, change: Change) -> None:
+        """Write what was gathered, and be empty."""
+        ...
+
+
+L = TypeVar("L", bound=Later)
+
+
 class Change:
     """One commit in the making: the transaction, its revision, its time, and what it will say."""
 
-    __slots__ = ("_ids", "actor", "at_ns", "entries", "revision", "tx")
+    __slots__ = ("_ids", "_later", "actor", "at_ns", "entries", "revision", "tx")
 
     def __init__(self, tx: Transaction, revision: int, at_ns: int, actor: str) -> None:
         self.tx = tx
@@ -108,6 +119,19 @@ class Change:
         self.actor = actor
         self.entries: list[Entry] = []
         self._ids = 0
+        self._later: dict[object, Later] = {}
+
+    def later(self, key: object, make: Callable[[], L]) -> L:
+        """Give what gathers, in this change, writes of one kind; it writes them at its end."""
+        found = self._later.get(key)
+        if found is None:
+            found = self._later[key] = make()
+        return cast("L", found)
+
+    def finish(self) -> None:
+        """Write what was put off."""
+        for later in self._later.values():
+            later.write(self)
 
     def new_id(self) -> int:
         """Give an identity that was never given before: revisions are not, either."""
@@ -175,6 +199,11 @@ class Journal:
         self.load: Callable[[bytes], bytes] = lambda _blob: b"\xf6"
         """How to read a spilled value's bytes."""
 
+    @property
+    def actor(self) -> str:
+        """Who this thread's commits name."""
+        return getattr(self._local, "actor", None) or self._default_actor
+
     @contextmanager
     def acting(self, actor: str) -> Iterator[None]:
         """Let this thread's commits carry another actor."""
@@ -190,7 +219,7 @@ class Journal:
 
         It may run more than once. Without an entry there is no new revision.
         """
-        actor = getattr(self._local, "actor", None) or self._default_actor
+        actor = self.actor
         now_ns = self._clock.now_ns
 
         def run(tx: Transaction) -> T:
@@ -202,6 +231,7 @@ class Journal:
                 self._clock_jumped(drift_ns)
             change = Change(tx, revision, at_ns, actor)
             result = function(change)
+            change.finish()
             if change.entries:
                 end = self._write(change, end)
                 tx.memo[_TIP] = revision, end

@@ -13,10 +13,17 @@ given once and never again; ``blob`` a blob's random identity (16 bytes).
     X namespace-id field value key index: which keys have this value in a field      (no value)
     T parent-id name               a folder or an artifact below its folder
     I id                           where an identity is: parent-id, name
-    D tier aged_from_ns id         index: which artifact has been ageing since when  (no value)
+    D look_ns id                   index: which artifact is to be looked at when     (no value)
+    R workflow-id written_ns id    index: the artifacts of a workflow by time        (no value)
+    Y workflow-id id               index: which artifacts are held                   (no value)
+    U folder-id                    how much a tenant, a workflow or the store holds per tier
+    A folder-id                    a folder whose artifacts are all to be looked at
+    Z gone_ns id                   an artifact in the trash, by when it goes for good
     B blob                         content: form, size, digest, references, place
     C blob                         content that is small: the bytes themselves
     Q blob chunk                   content in a file: checksums of its blocks
+    F blob chunk                   content in a packed file: its frames
+    O blob                         content in quarantine: since when, and why
     H digest blob                  index: which content has this digest              (no value)
     P blob                         index: a file that lies in another tier than its references want
     G tier blob                    a file that nothing refers to any more: to be removed
@@ -40,7 +47,10 @@ __all__ = [
     "entry_key",
     "expiry_key",
     "field_prefix",
+    "frames_key",
     "garbage_key",
+    "held_key",
+    "held_prefix",
     "identity_key",
     "journal_key",
     "meta_key",
@@ -48,11 +58,20 @@ __all__ = [
     "namespace_key",
     "parse_due",
     "parse_expiry",
+    "parse_held",
     "parse_journal",
+    "parse_recent",
     "parse_stale",
+    "parse_trash",
     "parse_version",
+    "quarantine_key",
+    "queue_key",
+    "recent_key",
+    "recent_prefix",
     "stale_key",
     "state_prefix",
+    "tally_key",
+    "trash_key",
     "usage_key",
     "version_key",
     "versions_prefix",
@@ -63,7 +82,8 @@ ROOT_ID: Final = 1
 
 _ID = Struct(">cQ")
 _EXPIRY = Struct(">cQQ")
-_DUE = Struct(">cBQQ")
+_PAIR = Struct(">cQQ")
+_TRIPLE = Struct(">cQQQ")
 _JOURNAL = Struct(">cQH")
 _CHUNK = Struct(">I")
 _FIELD = Struct(">cQH")
@@ -147,15 +167,68 @@ def identity_key(node_id: int) -> bytes:
     return _ID.pack(b"I", node_id)
 
 
-def due_key(tier: int, aged_from_ns: int, node_id: int) -> bytes:
-    """Give the index key of an artifact that has been ageing in this tier since then."""
-    return _DUE.pack(b"D", tier, aged_from_ns, node_id)
+def due_key(look_ns: int, node_id: int) -> bytes:
+    """Give the index key of an artifact that is to be looked at then."""
+    return _PAIR.pack(b"D", look_ns, node_id)
 
 
-def parse_due(key: bytes) -> tuple[int, int, int]:
-    """Give the tier, the moment and the identity of a due index key."""
-    _, tier, aged_from_ns, node_id = _DUE.unpack(key)
-    return tier, aged_from_ns, node_id
+def parse_due(key: bytes) -> tuple[int, int]:
+    """Give the moment and the identity of a due index key."""
+    _, look_ns, node_id = _PAIR.unpack(key)
+    return look_ns, node_id
+
+
+def recent_key(workflow_id: int, written_ns: int, node_id: int) -> bytes:
+    """Give the index key of an artifact of a workflow that was last written then."""
+    return _TRIPLE.pack(b"R", workflow_id, written_ns, node_id)
+
+
+def recent_prefix(workflow_id: int) -> bytes:
+    """Give what the index keys of one workflow's artifacts begin with."""
+    return _ID.pack(b"R", workflow_id)
+
+
+def parse_recent(key: bytes) -> tuple[int, int, int]:
+    """Give the workflow's identity, the moment and the artifact's identity."""
+    _, workflow_id, written_ns, node_id = _TRIPLE.unpack(key)
+    return workflow_id, written_ns, node_id
+
+
+def held_key(workflow_id: int, node_id: int) -> bytes:
+    """Give the index key of a held artifact."""
+    return _PAIR.pack(b"Y", workflow_id, node_id)
+
+
+def held_prefix(workflow_id: int) -> bytes:
+    """Give what the index keys of one workflow's held artifacts begin with."""
+    return _ID.pack(b"Y", workflow_id)
+
+
+def parse_held(key: bytes) -> tuple[int, int]:
+    """Give the workflow's and the artifact's identity of a held index key."""
+    _, workflow_id, node_id = _PAIR.unpack(key)
+    return workflow_id, node_id
+
+
+def tally_key(folder_id: int) -> bytes:
+    """Give the key of what a tenant, a workflow or the store (the root) holds."""
+    return _ID.pack(b"U", folder_id)
+
+
+def queue_key(folder_id: int) -> bytes:
+    """Give the key of a folder whose artifacts are all to be looked at."""
+    return _ID.pack(b"A", folder_id)
+
+
+def trash_key(gone_ns: int, node_id: int) -> bytes:
+    """Give the key of an artifact in the trash that goes for good then."""
+    return _PAIR.pack(b"Z", gone_ns, node_id)
+
+
+def parse_trash(key: bytes) -> tuple[int, int]:
+    """Give the moment and the identity of a trash key."""
+    _, gone_ns, node_id = _PAIR.unpack(key)
+    return gone_ns, node_id
 
 
 def blob_key(blob: bytes) -> bytes:
@@ -171,6 +244,16 @@ def blob_content_key(blob: bytes) -> bytes:
 def checksums_key(blob: bytes, chunk: int) -> bytes:
     """Give the key of one chunk of a blob file's block checksums."""
     return b"Q" + blob + _CHUNK.pack(chunk)
+
+
+def frames_key(blob: bytes, chunk: int) -> bytes:
+    """Give the key of one chunk of a packed file's frames."""
+    return b"F" + blob + _CHUNK.pack(chunk)
+
+
+def quarantine_key(blob: bytes) -> bytes:
+    """Give the key of the note that a blob is damaged."""
+    return b"O" + blob
 
 
 def digest_prefix(content_digest: bytes) -> bytes:

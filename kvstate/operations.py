@@ -12,11 +12,22 @@ the end of the request.
 
 from __future__ import annotations
 
-from typing import Final, NamedTuple
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kvstate.errors import InvalidValue
 
-__all__ = ["OPERATIONS", "PROTOCOL", "Argument", "Check", "Operation", "as_markdown"]
+if TYPE_CHECKING:
+    from collections.abc import Mapping
+
+__all__ = [
+    "OPERATIONS",
+    "PROTOCOL",
+    "Argument",
+    "Check",
+    "Operation",
+    "as_markdown",
+    "checked_options",
+]
 
 PROTOCOL: Final = 1
 """The version of the protocol; both sides name theirs in ``hello``."""
@@ -98,6 +109,38 @@ class Check:
         for index, argument in self._looks:
             if index < count:
                 argument.check(given[index])
+
+
+_OPTIONS: Final = {
+    "metadata": "mapping?",
+    "tier": "name?",
+    "from_tier": "name?",
+    "replace": "bool?",
+    "reason": "text?",
+    "trash": "bool?",
+    "older_than": "value",
+    "newer_than": "value",
+    "size_min": "int?",
+    "size_max": "int?",
+    "held": "bool?",
+    "newest": "bool?",
+    "after": "name?",
+    "limit": "int?",
+    "for_seconds": "value",
+    "dry_run": "bool?",
+}
+
+
+def checked_options(given: Mapping[str, Any] | None, *names: str) -> dict[str, Any]:
+    """Give the options that are set; `InvalidValue` for an unknown one, or of another kind."""
+    options = {}
+    for name, value in (given or {}).items():
+        if name not in names:
+            raise InvalidValue("options", f"{name!r} is none of {', '.join(names)}")
+        Argument(name, _OPTIONS[name]).check(value)
+        if value is not None:
+            options[name] = value
+    return options
 
 
 def _reads(name: str, result: str, doc: str, /, **arguments: str) -> Operation:
@@ -364,22 +407,27 @@ _TABLE: Final = (
     _writes(
         "artifact_put",
         "artifact",
-        "Store content that fits into one frame.",
+        "Store content that fits into one frame. Options: metadata, tier, replace, reason.",
         name="name",
         content="bytes",
-        metadata="mapping?",
-        tier="name?",
-        replace="bool?",
+        options="mapping?",
     ),
     _writes(
         "artifact_upload",
         "null, then artifact",
         "Store content of any size: after the null the client sends frames of one byte string "
-        "each; an empty one stores, null drops it all. An error may be sent before the end.",
+        "each; an empty one stores, null drops it all. An error may be sent before the end. "
+        "Options as for artifact_put.",
         name="name",
-        metadata="mapping?",
-        tier="name?",
-        replace="bool?",
+        options="mapping?",
+    ),
+    _writes(
+        "artifact_put_many",
+        "[total, new, changed, unchanged]",
+        "Store these [name, bytes] in one commit, but for those that are stored already. Options: "
+        "metadata, tier, reason.",
+        items="list",
+        options="mapping?",
     ),
     _reads(
         "artifact_get",
@@ -406,20 +454,68 @@ _TABLE: Final = (
     _reads(
         "artifact_list",
         "listing of artifacts",
-        "The artifacts below a prefix, in name order.",
+        "The artifacts below a prefix, in name order. Options: tier, older_than, newer_than "
+        "(seconds, or a moment), size_min, size_max, metadata, held, newest, after, limit.",
         prefix="name?",
-        tier="name?",
+        options="mapping?",
+    ),
+    _reads("artifact_parts", "listing of artifacts", "A folder's artifacts in order.", name="name"),
+    _reads(
+        "artifact_usage",
+        "[hot, warm, cold, held]",
+        "What the store, a tenant or a workflow holds: [artifacts, bytes] per tier.",
+        path="name?",
+    ),
+    _reads(
+        "artifact_usages",
+        "listing of [name, usage]",
+        "Each tenant, or each workflow of a tenant, with what it holds.",
+        tenant="name?",
     ),
     _writes(
-        "artifact_delete", "bool", "Remove an artifact; says whether it was there.", name="name"
+        "artifact_delete",
+        "bool",
+        "Remove an artifact; says whether it was there. Options: reason, trash.",
+        name="name",
+        options="mapping?",
+    ),
+    _reads(
+        "artifact_trash",
+        "listing of [name, tier, size, trashed_at, gone_at, why, actor]",
+        "What is in the trash, in the order in which it goes for good.",
+        prefix="text?",
+    ),
+    _writes("artifact_undelete", "artifact", "Bring an artifact back from the trash.", name="name"),
+    _writes(
+        "artifact_empty_trash",
+        "int",
+        "Let what is in the trash under names with this prefix go now; says how many.",
+        prefix="text?",
+        reason="text?",
     ),
     _writes(
         "artifact_rename",
         "artifact or null",
-        "Give an artifact or a folder of them (null) another name.",
+        "Give an artifact or a folder of them (null) another name. Options: replace, reason.",
         old="name",
         new="name",
-        replace="bool?",
+        options="mapping?",
+    ),
+    _writes(
+        "artifact_hold",
+        "artifact",
+        "Hold an artifact for a case: no purge, overwrite, rename or delete before its release.",
+        name="name",
+        case="text",
+        reason="text?",
+    ),
+    _writes(
+        "artifact_release",
+        "artifact",
+        "Release an artifact's hold for a case.",
+        name="name",
+        case="text",
+        reason="text?",
     ),
     _writes(
         "artifact_move",
@@ -427,15 +523,27 @@ _TABLE: Final = (
         "Move an artifact to a tier; progress as for check.",
         name="name",
         tier="name",
+        reason="text?",
         progress="bool?",
     ),
     _writes(
         "artifact_restore",
         "artifact",
-        "Bring an artifact back, by default to hot; progress as for check.",
+        "Bring an artifact back, by default to hot; progress as for check. Options: for_seconds, "
+        "reason.",
         name="name",
         tier="name?",
+        options="mapping?",
         progress="bool?",
+    ),
+    _writes(
+        "artifact_restore_all",
+        "listing of artifacts",
+        "Bring back what lies below a folder. Options: from_tier, limit, for_seconds, dry_run, "
+        "reason.",
+        prefix="name?",
+        tier="name?",
+        options="mapping?",
     ),
     _reads(
         "artifact_verify",
@@ -443,20 +551,42 @@ _TABLE: Final = (
         "Read all of the content and compare its digest; or Damaged.",
         name="name",
     ),
+    _reads(
+        "artifact_verify_all",
+        "listing of [name, size, problem]",
+        "Read everything below a folder; a problem is empty when nothing is wrong.",
+        prefix="name?",
+    ),
     _writes(
         "artifact_update",
         "artifact",
         "Set an artifact's metadata.",
         name="name",
         metadata="mapping",
+        reason="text?",
     ),
     # The lifecycle.
-    _reads("lifecycle_plan", "listing of moves", "What is due now, in due order.", limit="int?"),
+    _reads(
+        "lifecycle_plan",
+        "listing of moves",
+        "What is due now, or until a moment (ns since 1970), in due order; after holds the "
+        "[due_at, id] of a page's last.",
+        limit="int?",
+        until="int?",
+        after="list?",
+    ),
+    _reads(
+        "lifecycle_explain",
+        "[name, tier, rule, action, steps, why]",
+        "Which rule decides over an artifact, what is due when, what is in the way.",
+        name="name",
+    ),
     _writes(
         "lifecycle_run",
         "outcome",
-        "Do what is due; progress as for check.",
+        "Do what is due, or just the moves of a plan; progress as for check.",
         dry_run="bool?",
+        plan="list?",
         progress="bool?",
     ),
     _reads(
@@ -464,6 +594,13 @@ _TABLE: Final = (
     ),
     _reads("lifecycle_last", "outcome or null", "What the last run did."),
     _reads("lifecycle_summary", "mapping", "Tiers, the last run and the next due time."),
+    _reads("lifecycle_policy", "mapping", "The rules in force, in the shape of the settings file."),
+    _writes(
+        "lifecycle_configure",
+        "mapping",
+        "Change some of the rules for everybody; null takes a change back. Gives all in force.",
+        settings="mapping",
+    ),
 )
 
 OPERATIONS: Final[dict[str, Operation]] = {operation.name: operation for operation in _TABLE}

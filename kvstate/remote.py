@@ -22,13 +22,13 @@ from kvstate.check import Problem, Report
 from kvstate.client import Client
 from kvstate.errors import Denied, Unavailable
 from kvstate.journal import Event
-from kvstate.lifecycle import Move, Outcome
 from kvstate.locks import Lock
 from kvstate.names import check_namespace
+from kvstate.remote_artifacts import RemoteArtifacts
+from kvstate.remote_lifecycle import RemoteLifecycle
 from kvstate.remote_namespace import RemoteNamespace
 from kvstate.space import settings_of
 from kvstate.transaction import Transaction, transact
-from kvstate.transfer import RemoteArtifacts
 from kvstate.wire import default_socket
 
 if TYPE_CHECKING:
@@ -39,7 +39,7 @@ if TYPE_CHECKING:
     from kvstate.space import NamespaceSettings
     from kvstate.transaction import Seen, SeenRange, Write
 
-__all__ = ["RemoteLifecycle", "RemoteStore", "connect"]
+__all__ = ["RemoteStore", "connect"]
 
 T = TypeVar("T")
 
@@ -224,43 +224,3 @@ class RemoteStore:
     def acting(self, actor: str) -> NoReturn:
         """Not here (`Denied`): the daemon says who acts, by the user of the connected process."""
         raise Denied(f"acting as {actor!r}", "over a socket the daemon says who acts")
-
-
-class RemoteLifecycle:
-    """The lifecycle in another process. The same methods as `kvstate.lifecycle.Lifecycle`."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-
-    def plan(self, limit: int | None = None) -> Iterator[Move]:
-        """Give what is due now, in due order."""
-        return (Move(*row) for row in self._client.listing("lifecycle_plan", limit))
-
-    def run(
-        self,
-        *,
-        dry_run: bool = False,
-        progress: Callable[[int, int, str], None] | None = None,
-    ) -> Outcome:
-        """Do what is due; ``progress`` gets what is done, the total or 0, and the name."""
-        arguments = (dry_run, progress is not None)
-        return _outcome(self._client.told("lifecycle_run", arguments, progress))
-
-    def next_due_ns(self) -> int | None:
-        """Give the earliest moment at which a key or an artifact becomes due."""
-        due: int | None = self._client.call("lifecycle_next_due")
-        return due
-
-    def last(self) -> Outcome | None:
-        """Give what the last run did."""
-        row = self._client.call("lifecycle_last")
-        return None if row is None else _outcome(row)
-
-    def summary(self) -> dict[str, object]:
-        """Give the tiers, the last run and the next due time."""
-        return dict(self._client.call("lifecycle_summary"))
-
-
-def _outcome(row: list[Any]) -> Outcome:
-    outcome = Outcome(*row)
-    return outcome._replace(failures=tuple((name, why) for name, why in outcome.failures))

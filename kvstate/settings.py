@@ -2,9 +2,14 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, field
+from typing import TYPE_CHECKING, Any
 
-from kvstate.errors import InvalidConfig
+from kvstate.errors import InvalidConfig, InvalidValue
+from kvstate.policy import Policy
+
+if TYPE_CHECKING:
+    from collections.abc import Mapping
 
 __all__ = ["StoreSettings"]
 
@@ -29,6 +34,17 @@ class StoreSettings:
     """An artifact leaves the warm tier at this age."""
     cold_days: float = 90.0
     """An artifact is purged at this age."""
+    rules: Mapping[str, Any] = field(default_factory=dict)
+    """What else the lifecycle's rules say, in the shape of ``[lifecycle]``: floor, rules, ..."""
+    move_bytes_per_second: int = 0
+    """The most that a lifecycle run copies in a second; 0: no limit."""
+    move_threads: int = 2
+    """How many copies a lifecycle run has under way at once."""
+
+    def policy(self) -> dict[str, Any]:
+        """Give the rules of the lifecycle as plain data."""
+        ages = {name: getattr(self, name) for name in ("hot_days", "warm_days", "cold_days")}
+        return {**ages, **self.rules}
 
     def __post_init__(self) -> None:
         """Refuse what cannot work, naming the setting."""
@@ -38,13 +54,13 @@ class StoreSettings:
             ("inline_bytes_max", 0, 1 << 20),
             ("journal_bytes_max", 1 << 16, 1 << 46),
             ("journal_age_seconds", 1.0, 3.2e9),
+            ("move_bytes_per_second", 0, 1 << 50),
+            ("move_threads", 1, 64),
         ):
             value = getattr(self, name)
             if not low <= value <= high:
                 raise InvalidConfig(name, f"{value!r} is not between {low} and {high}")
-        if not 0 < self.hot_days < self.warm_days < self.cold_days <= 36500:
-            raise InvalidConfig(
-                "hot_days, warm_days, cold_days",
-                f"{self.hot_days:g}, {self.warm_days:g}, {self.cold_days:g} must be positive, "
-                f"increase and end within 36500",
-            )
+        try:
+            Policy.of(self.policy())
+        except InvalidValue as error:
+            raise InvalidConfig(str(error.facts[0]), str(error.facts[1])) from None

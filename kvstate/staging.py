@@ -7,6 +7,7 @@ makes a copy of its own.
 
 from __future__ import annotations
 
+import hashlib
 import os
 import secrets
 import time
@@ -48,6 +49,7 @@ class Content(NamedTuple):
     inline: bytes | None
     blob: bytes
     checksums: tuple[int, ...]
+    sha256: bytes
 
 
 class Sums:
@@ -95,6 +97,8 @@ class Staging:
         self._sums: Sums | None = Sums()
         self.blob = new_blob()
         self.published = False
+        self.proven = False
+        """Whether a SHA-256 is made of the content when it is sealed."""
 
     @property
     def name(self) -> str:
@@ -167,6 +171,29 @@ class Staging:
                 raise_os_error(error, str(self.place.path))
         self._size = size
 
+    def take(self, source: int, size: int) -> None:
+        """Take so many bytes of a file that is open, as all there is: shared blocks where it can.
+
+        Holes stay holes. They are read again when the content is sealed.
+        """
+        if size <= self._inline_max:
+            self.write(0, os.pread(source, size, 0) if size else b"")
+            return
+        if size > SIZE_MAX:
+            raise InvalidValue("content", f"{size} bytes are more than {SIZE_MAX}")
+        self._spill()
+        self._sums = None
+        try:
+            copy_between(source, self._fd, size)
+        except OSError as error:
+            raise_os_error(error, str(self.place.path))
+        self._size = size
+
+    @property
+    def in_file(self) -> bool:
+        """Whether the content is in a file."""
+        return self._memory is None
+
     def _spill(self) -> None:
         assert self._memory is not None
         data = bytes(self._memory)
@@ -192,7 +219,8 @@ class Staging:
         """Give size, digest and checksums of the content as it is now."""
         if self._memory is not None:
             data = bytes(self._memory)
-            return Content(len(data), digest(data), data, self.blob, ())
+            proof = hashlib.sha256(data).digest() if self.proven else b""
+            return Content(len(data), digest(data), data, self.blob, (), proof)
         sums = self._sums
         if sums is None or sums.size != self._size:
             sums = Sums()
@@ -200,7 +228,18 @@ class Staging:
                 sums.update(data)
             self._sums = None
         whole, checksums = sums.finish()
-        return Content(self._size, whole, None, self.blob, checksums)
+        return Content(self._size, whole, None, self.blob, checksums, self._proof())
+
+    def _proof(self) -> bytes:
+        """Give the SHA-256 of a file's content, if it is wanted."""
+        if not self.proven:
+            return b""
+        proof = hashlib.sha256()
+        offset = 0
+        while data := self.read(offset, _READ_BYTES):
+            proof.update(data)
+            offset += len(data)
+        return proof.digest()
 
     def publish(self) -> None:
         """Make the file durable under its final name."""

@@ -16,7 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kvstate.artifacts import Artifacts
-from kvstate.blobs import TIERS, Blobs
+from kvstate.blobs import Blobs
 from kvstate.catalog import Catalog
 from kvstate.check import check as walk
 from kvstate.clock import SECOND, SystemClock
@@ -28,11 +28,15 @@ from kvstate.errors import Damaged, Incompatible, InvalidValue, NotFound
 from kvstate.expiry import Expiry
 from kvstate.journal import Journal, chosen
 from kvstate.keyspace import meta_key
-from kvstate.lifecycle import Ages, Lifecycle
+from kvstate.lifecycle import Lifecycle
 from kvstate.locks import Lock
+from kvstate.moving import Moving
 from kvstate.names import check_namespace
 from kvstate.namespace import Namespace
 from kvstate.places import Place, raise_os_error
+from kvstate.policy import TIERS
+from kvstate.policy_record import Policies
+from kvstate.reads import Reads
 from kvstate.records import FORMAT, open_envelope
 from kvstate.settings import StoreSettings
 from kvstate.state import State
@@ -85,15 +89,27 @@ class Store:
         self._state = State(engine, self._journal, self.blobs, clock, settings.inline_bytes_max)
         self._state.writable = not read_only
         expiry = Expiry(self._state)
-        self.catalog = Catalog(engine, self._journal, self.blobs, len(TIERS))
-        ages = Ages(settings)
+        policies = Policies(engine, settings.policy())
+        self.catalog = Catalog(engine, self._journal, self.blobs, policies, len(TIERS))
+        self.moving = Moving(engine, self._journal, self.catalog, self.blobs)
+        self.reads = Reads(self.catalog, clock, read_only=read_only)
         self.artifacts = Artifacts(
-            self.catalog, self.blobs, self._journal, ages.due_at_ns, engine.read
+            self.catalog, self.moving, self.blobs, self._journal, self.reads, engine, clock
         )
         expiry.archive = self.artifacts.put_with
         self._expiry = expiry
         self.lifecycle = Lifecycle(
-            engine, self._journal, expiry, self.catalog, self.blobs, clock, ages, path
+            engine,
+            self._journal,
+            expiry,
+            self.catalog,
+            self.moving,
+            self.blobs,
+            clock,
+            self.reads,
+            path,
+            rate=settings.move_bytes_per_second,
+            threads=settings.move_threads,
         )
 
     def namespace(self, name: str) -> Namespace:
@@ -244,6 +260,7 @@ class Store:
 
     def close(self) -> None:
         """Let go of everything. What was acknowledged is on disk already."""
+        self.reads.flush()
         self.engine.close()
         for place in self._places:
             place.close()
@@ -287,6 +304,7 @@ class Store:
             return
         change.seal(_FORMAT_KEY, encode({"format": FORMAT, "id": str(uuid.uuid4())}))
         self.catalog.make_root(change, os.getuid(), os.getgid())
+        self.catalog.policies.adopt(change)
         change.say("create", "", "")
 
 

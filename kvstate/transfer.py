@@ -7,25 +7,20 @@ size of the content.
 from __future__ import annotations
 
 import io
-import os
 import select
-from pathlib import Path
-from typing import TYPE_CHECKING, BinaryIO, Self
+from typing import TYPE_CHECKING, Self
 
-from kvstate.artifact_files import Artifact, Content
-from kvstate.codec import Value, encode
+from kvstate.artifact_files import Artifact
+from kvstate.codec import encode
 from kvstate.errors import InvalidValue, StateError, Unavailable
-from kvstate.places import raise_os_error
 from kvstate.wire import CHUNK_BYTES, error_of
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator, Mapping
-
     from typing_extensions import Buffer
 
     from kvstate.client import Client, Connection
 
-__all__ = ["RemoteArtifacts", "RemoteReader", "RemoteWriter"]
+__all__ = ["RemoteReader", "RemoteWriter"]
 
 _FRAME_SPARE_BYTES = 1024
 _JUMP_BYTES = 64 << 10
@@ -228,159 +223,3 @@ class RemoteWriter(io.RawIOBase):
         # Forgotten without close: an exception may have been the reason, so nothing is stored.
         if not getattr(self, "_done", True):
             self._abandon()
-
-
-class RemoteArtifacts:
-    """The artifacts in another process. The same methods as `kvstate.artifacts.Artifacts`."""
-
-    def __init__(self, client: Client) -> None:
-        self._client = client
-        self._call = client.call
-
-    # Reading
-
-    def stat(self, name: str) -> Artifact:
-        """Give what is known of an artifact; `NotFound` when there is none of this name."""
-        return Artifact(*self._call("artifact_stat", name))
-
-    def exists(self, name: str) -> bool:
-        """Say whether there is an artifact of this name."""
-        return bool(self._call("artifact_exists", name))
-
-    def get(self, name: str) -> bytes:
-        """Give all bytes of an artifact; `Damaged` rather than a byte that was not written."""
-        connection, found = self._client.ask("artifact_get", (name,))
-        if isinstance(found, bytes):
-            self._client.give_back(connection)
-            return found
-        with RemoteReader(self._client, connection, name, *found) as reader:
-            return reader.readall()
-
-    def open(self, name: str, mode: str = "r") -> RemoteReader | RemoteWriter:
-        """Open an artifact: "r" gives a seekable binary file, "w" a writer that stores on close.
-
-        Who reads keeps the bytes that were there when it was opened, whatever happens to the name.
-        """
-        if mode in {"r", "rb"}:
-            connection, (handle, size) = self._client.ask("artifact_open", (name,))
-            return RemoteReader(self._client, connection, name, handle, size)
-        if mode in {"w", "wb"}:
-            return self.writer(name)
-        raise InvalidValue("mode", f"{mode!r} is neither 'r' nor 'w'")
-
-    def list(self, prefix: str = "", *, tier: str | None = None) -> Iterator[Artifact]:
-        """Give the artifacts below a folder (or the one of this name), in the order of names."""
-        return (Artifact(*row) for row in self._client.listing("artifact_list", prefix, tier))
-
-    def verify(self, name: str) -> Artifact:
-        """Read all of an artifact and compare its checksums; `Damaged` when one does not match."""
-        return Artifact(*self._call("artifact_verify", name))
-
-    # Writing
-
-    def put(
-        self,
-        name: str,
-        content: Content,
-        *,
-        metadata: Mapping[str, Value] | None = None,
-        tier: str = "hot",
-        replace: bool = True,
-    ) -> Artifact:
-        """Store bytes, a file (by its path) or what a binary file gives; durable on return.
-
-        `Exists` when the name is taken and ``replace`` is off. ``metadata=None`` keeps what an
-        older version had.
-        """
-        facts = None if metadata is None else dict(metadata)
-        if isinstance(content, bytes | bytearray | memoryview):
-            return self._put_file(name, io.BytesIO(content), facts, tier, replace=replace)
-        if isinstance(content, str | os.PathLike):
-            try:
-                with Path(content).open("rb") as source:
-                    return self._put_file(name, source, facts, tier, replace=replace)
-            except OSError as error:
-                raise_os_error(error, str(content))
-        if hasattr(content, "read"):
-            return self._put_file(name, content, facts, tier, replace=replace)
-        kind = type(content).__name__
-        raise InvalidValue("content", f"{kind} is neither bytes, a path nor a binary file")
-
-    def _put_file(
-        self,
-        name: str,
-        source: BinaryIO,
-        metadata: dict[str, Value] | None,
-        tier: str,
-        *,
-        replace: bool,
-    ) -> Artifact:
-        """Store it in one frame if it fits, or else by chunks."""
-        room = min(CHUNK_BYTES, self._client.greeting["frame_bytes_max"] // 2)
-        first = _read(source, room)
-        rest = _read(source, room) if len(first) == room else b""
-        if not rest:
-            row = self._call("artifact_put", name, first, metadata, tier, replace)
-            return Artifact(*row)
-        with self.writer(name, metadata=metadata, tier=tier, replace=replace) as writer:
-            writer.write(first)
-            while rest:
-                writer.write(rest)
-                rest = _read(source, room)
-        assert writer.artifact is not None
-        return writer.artifact
-
-    def writer(
-        self,
-        name: str,
-        *,
-        metadata: Mapping[str, Value] | None = None,
-        tier: str = "hot",
-        replace: bool = True,
-    ) -> RemoteWriter:
-        """Open a writer that stores on close, and nothing at all after an exception."""
-        facts = None if metadata is None else dict(metadata)
-        connection, _ = self._client.ask("artifact_upload", (name, facts, tier, replace))
-        return RemoteWriter(self._client, connection, name)
-
-    def update(self, name: str, metadata: Mapping[str, Value]) -> Artifact:
-        """Replace an artifact's metadata."""
-        return Artifact(*self._call("artifact_update", name, dict(metadata)))
-
-    def delete(self, name: str) -> bool:
-        """Delete an artifact, and the folders that were made for it; say whether it was there."""
-        return bool(self._call("artifact_delete", name))
-
-    def rename(self, old: str, new: str, *, replace: bool = False) -> Artifact | None:
-        """Give an artifact, or a whole folder, another name, in one step; None for a folder."""
-        row = self._call("artifact_rename", old, new, replace)
-        return None if row is None else Artifact(*row)
-
-    def move(
-        self, name: str, tier: str, *, progress: Callable[[int, int, str], None] | None = None
-    ) -> Artifact:
-        """Move an artifact to another tier; its age goes on, unless it moves to a hotter one."""
-        arguments = (name, tier, progress is not None)
-        return Artifact(*self._client.told("artifact_move", arguments, progress))
-
-    def restore(
-        self,
-        name: str,
-        tier: str = "hot",
-        *,
-        progress: Callable[[int, int, str], None] | None = None,
-    ) -> Artifact:
-        """Bring an artifact back to a hotter tier, where it begins to age anew."""
-        arguments = (name, tier, progress is not None)
-        return Artifact(*self._client.told("artifact_restore", arguments, progress))
-
-
-def _read(source: BinaryIO, size: int) -> bytes:
-    """Give ``size`` bytes, or fewer at the end: a pipe gives what it has."""
-    parts: list[bytes] = []
-    while size > 0 and (data := source.read(size)):
-        if not isinstance(data, bytes):
-            raise InvalidValue("content", "the file gives text, not bytes: open it with 'rb'")
-        parts.append(data)
-        size -= len(data)
-    return b"".join(parts)

@@ -18,8 +18,9 @@ from kvstate.indexes import after_of, where_of
 from kvstate.operations import OPERATIONS, PROTOCOL, Check
 from kvstate.transaction import checked
 from kvstate.version import __version__
-from kvstate.wire import CHUNK_BYTES, Channel, encode_rows
-from kvstated.streams import FRAME_SPARE_BYTES, Listing, Upload
+from kvstate.wire import Channel, encode_rows
+from kvstated.artifact_session import ArtifactRequests
+from kvstated.streams import Listing, Upload
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -44,7 +45,7 @@ def _result(result: Value) -> bytes:
     return b"\x81" + encode(result)  # [result]
 
 
-class Session:
+class Session(ArtifactRequests):
     """Answers requests, one after the other."""
 
     def __init__(self, store: Store, channel: Channel, revisions: Revisions) -> None:
@@ -349,112 +350,3 @@ class Session:
 
     def _rename(self, namespace: str, old: str, new: str, replace: bool | None = None) -> bytes:  # noqa: FBT001
         return _result(self._space(namespace).rename(old, new, replace=bool(replace)))
-
-    # Artifacts
-
-    def _artifact_put(
-        self,
-        name: str,
-        content: bytes,
-        metadata: dict[str, Value] | None = None,
-        tier: str | None = None,
-        replace: bool | None = None,  # noqa: FBT001  (the table's order)
-    ) -> bytes:
-        return _result(self._put(name, content, metadata, tier, replace))
-
-    def _put(self, name: str, content: Any, metadata: Any, tier: Any, replace: Any) -> Any:
-        return self._store.artifacts.put(
-            name,
-            content,
-            metadata=metadata,
-            tier="hot" if tier is None else tier,
-            replace=replace is not False,
-        )
-
-    def _artifact_upload(
-        self,
-        name: str,
-        metadata: dict[str, Value] | None = None,
-        tier: str | None = None,
-        replace: bool | None = None,  # noqa: FBT001  (the table's order)
-    ) -> bytes:
-        self._upload = Upload(self._channel)
-        return _result(self._put(name, self._upload, metadata, tier, replace))
-
-    def _artifact_get(self, name: str) -> bytes:
-        reader, size = self._opened(name)
-        if size > min(CHUNK_BYTES, self._channel.frame_bytes_max - FRAME_SPARE_BYTES):
-            return _result([self._keep(reader), size])
-        with reader:
-            reader.seek(0)
-            return _result(reader.read(size))
-
-    def _artifact_open(self, name: str) -> bytes:
-        reader, size = self._opened(name)
-        return _result([self._keep(reader), size])
-
-    def _opened(self, name: str) -> tuple[Any, int]:
-        reader: Any = self._store.artifacts.open(name)
-        return reader, reader.seek(0, os.SEEK_END)
-
-    def _artifact_read(self, handle: int, offset: int, size: int) -> bytes:
-        reader = self._handles.get(handle)
-        if reader is None or isinstance(reader, Listing):
-            raise NotFound("open artifact", str(handle))
-        if offset < 0 or size < 0:
-            raise InvalidValue("offset, size", "neither may be negative")
-        reader.seek(offset)
-        limit = self._channel.frame_bytes_max - FRAME_SPARE_BYTES
-        return _result(reader.read(min(size, limit)))
-
-    def _artifact_stat(self, name: str) -> bytes:
-        return _result(self._store.artifacts.stat(name))
-
-    def _artifact_exists(self, name: str) -> bytes:
-        return _result(self._store.artifacts.exists(name))
-
-    def _artifact_list(self, prefix: str | None = None, tier: str | None = None) -> bytes:
-        return self._listing(self._store.artifacts.list(prefix or "", tier=tier))
-
-    def _artifact_delete(self, name: str) -> bytes:
-        return _result(self._store.artifacts.delete(name))
-
-    def _artifact_rename(self, old: str, new: str, replace: bool | None = None) -> bytes:  # noqa: FBT001
-        return _result(self._store.artifacts.rename(old, new, replace=bool(replace)))
-
-    def _artifact_move(self, name: str, tier: str, progress: bool | None = None) -> bytes:  # noqa: FBT001
-        moved = self._store.artifacts.move(name, tier, progress=self._teller(told=progress))
-        return _result(moved)
-
-    def _artifact_restore(
-        self,
-        name: str,
-        tier: str | None = None,
-        progress: bool | None = None,  # noqa: FBT001  (the table's order)
-    ) -> bytes:
-        tier, told = "hot" if tier is None else tier, self._teller(told=progress)
-        return _result(self._store.artifacts.restore(name, tier, progress=told))
-
-    def _artifact_verify(self, name: str) -> bytes:
-        return _result(self._store.artifacts.verify(name))
-
-    def _artifact_update(self, name: str, metadata: dict[str, Value]) -> bytes:
-        return _result(self._store.artifacts.update(name, metadata))
-
-    # The lifecycle
-
-    def _lifecycle_plan(self, limit: int | None = None) -> bytes:
-        return self._listing(self._store.lifecycle.plan(limit))
-
-    def _lifecycle_run(self, dry_run: bool | None = None, progress: bool | None = None) -> bytes:  # noqa: FBT001
-        run = self._store.lifecycle.run
-        return _result(run(dry_run=bool(dry_run), progress=self._teller(told=progress)))
-
-    def _lifecycle_next_due(self) -> bytes:
-        return _result(self._store.lifecycle.next_due_ns())
-
-    def _lifecycle_last(self) -> bytes:
-        return _result(self._store.lifecycle.last())
-
-    def _lifecycle_summary(self) -> bytes:
-        return _result(self._store.lifecycle.summary())

@@ -34,8 +34,15 @@ def computed_of_file(store: Store, file: File) -> dict[str, bytes]:
         "size": str(file.size),
         "created": artifact.created_at.isoformat(),
         "modified": artifact.modified_at.isoformat(),
-        "due": artifact.due_at.isoformat(),
     }
+    if artifact.due_at is not None:
+        facts["due"] = artifact.due_at.isoformat()
+    if artifact.holds:
+        facts["hold"] = ", ".join(sorted(artifact.holds))
+    if artifact.problem:
+        facts["problem"] = artifact.problem
+    if artifact.sha256:
+        facts["sha256"] = artifact.sha256
     return {COMPUTED + name: value.encode() for name, value in facts.items()}
 
 

@@ -388,7 +388,10 @@ class FolderView(PlainView):
         self, source: File, target_view: FolderView, place: tuple[int, str], target: File | None
     ) -> None:
         tier = target_view.tier if target_view.tier != source.tier else None
-        self._catalog.rename(source.parent, source.name, *place, tier=tier)
+        if tier is None:
+            self._catalog.rename(source.parent, source.name, *place)
+        else:
+            self._store.moving.rename_into_tier(source.parent, source.name, *place, tier)
         if place == (source.parent, source.name):
             return
         for key in (place, target.id if target else None):

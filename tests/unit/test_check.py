@@ -7,10 +7,17 @@ import threading
 
 import pytest
 
-from kvstate.codec import encode, seal
-from kvstate.keyspace import digest_key, due_key, expiry_key, identity_key, meta_key
-from kvstate.records import open_envelope, seal_envelope
+from kvstate.codec import seal
+from kvstate.keyspace import (
+    digest_key,
+    due_key,
+    expiry_key,
+    held_key,
+    identity_key,
+    recent_key,
+)
 from kvstate.store import open_store
+from kvstate.tally import totals_record
 
 LARGE = random.Random(5).randbytes(150_000)
 
@@ -44,18 +51,6 @@ def _put(store, key, value):
     store.engine.txn(lambda tx: tx.put(key, value))
 
 
-def _rewrite(store, key, payload):
-    envelope = open_envelope(key, store.engine.get(key))
-    record = seal_envelope(
-        key,
-        payload(envelope.payload),
-        revision=envelope.revision,
-        created_ns=envelope.created_ns,
-        updated_ns=envelope.updated_ns,
-    )
-    _put(store, key, record)
-
-
 def _blob_file(store):
     return next(f for f in store.path.glob("tiers/hot/??/*"))
 
@@ -65,7 +60,7 @@ BREAKAGES = {
         lambda s: _put(s, _first(s, b"T"), s.engine.get(_first(s, b"T"))[:-1] + b"\0"),
         "record",
     ),
-    "a key of no kind": (lambda s: _put(s, b"Znonsense", b""), "key"),
+    "a key of no kind": (lambda s: _put(s, b"~nonsense", b""), "key"),
     "a lost expiry": (lambda s: _delete(s, _first(s, b"E")), "expiry"),
     "an expiry of nothing": (lambda s: _put(s, expiry_key(5, 5, b"x"), b""), "expiry"),
     "a lost namespace": (lambda s: _delete(s, b"Nns"), "namespace"),
@@ -75,11 +70,12 @@ BREAKAGES = {
         "identity",
     ),
     "a lost due entry": (lambda s: _delete(s, _first(s, b"D")), "due"),
-    "a due entry of nothing": (lambda s: _put(s, due_key(0, 1, 9), b""), "due"),
-    "wrong usage": (
-        lambda s: _rewrite(s, meta_key("usage"), lambda _: encode([[9, 9], [0, 0], [0, 0]])),
-        "usage",
-    ),
+    "a due entry of nothing": (lambda s: _put(s, due_key(1, 9), b""), "due"),
+    "wrong usage": (lambda s: _put(s, *totals_record(1, [9] * 7)), "usage"),
+    "a lost usage": (lambda s: _delete(s, _first(s, b"U")), "usage"),
+    "a lost entry in the order of time": (lambda s: _delete(s, _first(s, b"R")), "recent"),
+    "a recent entry of nothing": (lambda s: _put(s, recent_key(7, 8, 9), b""), "recent"),
+    "a hold of nothing": (lambda s: _put(s, held_key(7, 9), b""), "held"),
     "a lost blob": (lambda s: _delete(s, _first(s, b"B")), "reference"),
     "a lost content": (lambda s: _delete(s, _first(s, b"C")), "content"),
     "lost checksums": (lambda s: _delete(s, _first(s, b"Q")), "checksums"),
