@@ -97,6 +97,10 @@ BREAKAGES = {
     "versions that never get too old": (lambda s: _delete(s, _first(s, b"W")), "version"),
     "a lost index entry": (lambda s: _delete(s, _first(s, b"X")), "index"),
     "an index entry of nothing": (lambda s: _put(s, _first(s, b"X") + b"y", b""), "index"),
+    "a journal entry altered and sealed again": (
+        lambda s: _rewrite(s, _first(s, b"J"), lambda payload: payload[:-1] + b"x"),
+        "journal",
+    ),
     "a gap in the journal": (
         lambda s: _delete(s, s.engine.scan(b"J", b"K", limit=3)[2][0]),
         "journal",
