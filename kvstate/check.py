@@ -26,7 +26,8 @@ Invariants, by the name that a `Problem` bears:
 - ``misplaced``   a blob that lies in another tier than its users want is noted
 - ``file``        a blob's file is there and has its size (with ``verify``: and its checksums)
 - ``orphan``      a file in a tier has a record, or a note that it is to be removed
-- ``journal``     revisions follow each other, and the count of bytes is right
+- ``journal``     revisions follow each other, each linked to the one before; the count of bytes is
+                  right
 """
 
 from __future__ import annotations
@@ -36,6 +37,7 @@ from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvstate.blobs import FILE, INLINE, Blob
+from kvstate.chain import Chain
 from kvstate.codec import decode, digest, unseal
 from kvstate.errors import NotFound, StateError
 from kvstate.indexes import entries, key_of_entry
@@ -145,7 +147,8 @@ class _Walk:
         self._contents: dict[bytes, bytes] = {}
         self._sums: Counter[bytes] = Counter()
         self._users: dict[bytes, list[int]] = {}
-        self._last_journal: tuple[int, int, int] | None = None
+        self._chain: Chain | None = None
+        self._journal_end: int | None = None
 
     def say(self, kind: str, where: object, why: str) -> None:
         """Note a problem."""
@@ -153,6 +156,7 @@ class _Walk:
 
     def run(self, reader: Reader) -> None:
         """Read every record, then compare them."""
+        self._chain = Chain(reader)  # what says where it begins sorts after it
         readers: dict[int, Callable[[bytes, bytes], None]] = {
             ord("M"): self._meta,
             ord("N"): self._namespace,
@@ -324,16 +328,16 @@ class _Walk:
         self.garbage.add((key[1], key[2:].hex()))
 
     def _journal(self, key: bytes, data: bytes) -> None:
+        revision, _chunk = parse_journal(key)
+        flaw = self._chain and self._chain.take(key, data)
+        if flaw and flaw.kind != "damaged":  # that is said of the record
+            self.say("journal", f"revision {flaw.revision}", flaw.why)
+        expected, self._journal_end = self._journal_end, None
         envelope = open_envelope(key, data)
-        revision, chunk = parse_journal(key)
         start, _actor, entries = unpack_entries(envelope.payload)
-        if self._last_journal is not None:
-            last, last_chunk, end = self._last_journal
-            if (revision, chunk) not in {(last + 1, 0), (last, last_chunk + 1)}:
-                self.say("journal", f"revision {revision}", f"it follows revision {last}")
-            if start != end:
-                self.say("journal", f"revision {revision}", f"it starts at {start}, not {end}")
-        self._last_journal = revision, chunk, start + len(key) + len(envelope.payload)
+        if expected is not None and start != expected:
+            self.say("journal", f"revision {revision}", f"it starts at {start}, not {expected}")
+        self._journal_end = start + len(key) + len(envelope.payload)
         for _kind, _scope, _name, value, previous, _why in entries:
             for raw in (value, previous):
                 if isinstance(raw, list):

@@ -6,10 +6,11 @@ trimming always leaves that one.
 
 A record (key ``J revision chunk``) holds up to `CHUNK_ENTRIES` entries of one revision:
 
-    start(8)  [actor, [[kind, scope, name, value, previous, why], ...]]
+    start(8)  link(32)  [actor, [[kind, scope, name, value, previous, why], ...]]
 
 ``start`` counts the journal's bytes before this record since the store was made; so the size of
-what is left is known from its first and last record. ``value`` and ``previous`` are CBOR bytes, or
+what is left is known from its first and last record. ``link`` chains the record to those before it
+(`kvstate.chain`). ``value`` and ``previous`` are CBOR bytes, or
 None, or ``[blob]`` for a value that spilled; the journal holds a reference to such a blob until it
 is trimmed.
 """
@@ -22,14 +23,14 @@ import os
 import threading
 import time
 from contextlib import contextmanager
-from struct import Struct
 from typing import TYPE_CHECKING, Any, Final, NamedTuple, Protocol, TypeVar, cast
 
+from kvstate.chain import BODY, NO_LINK, TRIMMED_KEY, link_record, open_link, pack_link
 from kvstate.clock import SECOND, datetime_of
 from kvstate.codec import Value, decode, encode_plain
 from kvstate.errors import Compacted, StateError
 from kvstate.keyspace import journal_key, parse_journal
-from kvstate.records import open_envelope, seal_envelope, sealed
+from kvstate.records import open_envelope, seal_envelope
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -57,7 +58,6 @@ _PAGE = 256
 DUE: Final = "due"
 """What a transaction's memo calls the moment before which nothing is due."""
 _TIP: Final = "journal"
-_START = Struct(">Q")
 _FIRST = journal_key(0)
 _LAST = journal_key(2**64 - 1, 2**16 - 1)
 
@@ -223,7 +223,7 @@ class Journal:
         now_ns = self._clock.now_ns
 
         def run(tx: Transaction) -> T:
-            newest, end = tx.memo.get(_TIP) or _tip(tx)
+            newest, end, link = tx.memo.get(_TIP) or _tip(tx)
             revision = newest + 1
             at_ns = now_ns()
             drift_ns = at_ns - _steady_ns(_STEADY)
@@ -233,8 +233,8 @@ class Journal:
             result = function(change)
             change.finish()
             if change.entries:
-                end = self._write(change, end)
-                tx.memo[_TIP] = revision, end
+                end, link = self._write(change, end, link)
+                tx.memo[_TIP] = revision, end, link
                 if revision % _TRIM_EVERY == 0:
                     self.trim(change, end)
             return result
@@ -250,18 +250,17 @@ class Journal:
         else:
             log.warning("the clock jumped %.0f s back: what was due expires later", -seconds)
 
-    def _write(self, change: Change, start: int) -> int:
-        """Write what the change says, from this byte of the journal on; give the byte after."""
-        times = change.at_ns, change.at_ns, 0
+    def _write(self, change: Change, start: int, link: bytes) -> tuple[int, bytes]:
+        """Write what the change says, after this byte and this link; give those after it."""
         entries = change.entries
         for chunk, first in enumerate(range(0, len(entries), CHUNK_ENTRIES)):
             part = entries[first : first + CHUNK_ENTRIES]
             key = journal_key(change.revision, chunk)
-            packed = [_packed(entry) for entry in part]
-            body = _START.pack(start) + encode_plain([change.actor, packed])
-            change.tx.put(key, sealed(key, body, change.revision, 1, times, 0))
-            start += len(key) + len(body)
-        return start
+            body = encode_plain([change.actor, [_packed(entry) for entry in part]])
+            record, link = link_record(link, key, change.at_ns, change.revision, start, body)
+            change.tx.put(key, record)
+            start += len(key) + BODY + len(body)
+        return start, link
 
     def trim(self, change: Change, end: int, records_max: int = _TRIM_RECORDS) -> int:
         """Remove the oldest records that are too old or too much; say how many.
@@ -269,7 +268,7 @@ class Journal:
         ``end`` is the byte after the journal's last; the change's own records stay.
         """
         oldest_ns = change.at_ns - self._age_ns
-        trimmed = 0
+        trimmed, last = 0, None
         while trimmed < records_max:
             key, data = next(change.tx.scan(_FIRST, _LAST))
             envelope = open_envelope(key, data)
@@ -279,11 +278,13 @@ class Journal:
             if end - start <= self._bytes_max and envelope.updated_ns >= oldest_ns:
                 break
             change.tx.delete(key)
-            trimmed += 1
+            trimmed, last = trimmed + 1, (key, envelope.payload)
             for _kind, _scope, _name, value, previous, _why in entries:
                 for raw in (value, previous):
                     if isinstance(raw, list):
                         self.release(change, raw[0])
+        if last:
+            change.seal(TRIMMED_KEY, pack_link(*last))
         return trimmed
 
     @staticmethod
@@ -407,16 +408,17 @@ def _packed(entry: Entry) -> Sequence[Any]:
 
 def unpack_entries(payload: bytes) -> tuple[int, str, list[list[Any]]]:
     """Give a record's start, actor and entries."""
-    actor, entries = decode(payload[_START.size :])
-    return _START.unpack_from(payload)[0], actor, entries
+    actor, entries = decode(payload[BODY:])
+    return open_link(payload)[0], actor, entries
 
 
-def _tip(tx: Reader) -> tuple[int, int]:
-    """Give the newest revision, and the journal's bytes up to its end; 0 and 0 if it is empty."""
+def _tip(tx: Reader) -> tuple[int, int, bytes]:
+    """Give the newest revision, the journal's bytes up to its end, and the link to follow."""
     for key, data in tx.scan(_FIRST, _LAST, reverse=True):
         payload = open_envelope(key, data).payload
-        return parse_journal(key)[0], _START.unpack_from(payload)[0] + len(key) + len(payload)
-    return 0, 0
+        start, link = open_link(payload)
+        return parse_journal(key)[0], start + len(key) + len(payload), link
+    return 0, 0, NO_LINK
 
 
 def _user() -> str:

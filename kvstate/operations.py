@@ -189,6 +189,13 @@ _TABLE: Final = (
         prefix="text?",
         strict="bool?",
     ),
+    _reads(
+        "journal_verify",
+        "[records, first, last, tip, altered?, kind, why, noted?]",
+        "Walk along the journal's hash chain; altered is the first revision with which something "
+        "is wrong. noted says whether the link expect (hex) is in the chain.",
+        expect="text?",
+    ),
     # Listings.
     _reads("more", "[rows, handle?]", "The next rows of a listing.", handle="int"),
     _reads(

@@ -26,6 +26,7 @@ __all__ = [
     "PLAIN",
     "SPILLED",
     "Envelope",
+    "header",
     "open_envelope",
     "seal_envelope",
 ]
@@ -88,6 +89,11 @@ def sealed(
     form = PLAIN | flags | EXPIRES if expires_ns else PLAIN | flags
     head = _pack(form, revision, version & _VERSION_MAX, created_ns, updated_ns, expires_ns)
     return seal(key, head + payload)
+
+
+def header(revision: int, at_ns: int) -> bytes:
+    """Give the header of a plain record that is written once, for who seals it himself."""
+    return _pack(PLAIN, revision, 1, at_ns, at_ns, 0)
 
 
 def open_envelope(key: bytes, data: bytes) -> Envelope:

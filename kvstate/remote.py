@@ -18,6 +18,8 @@ from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn, TypeVar, cast
 
+from kvstate.audit import audited
+from kvstate.chain import ChainReport
 from kvstate.check import Problem, Report
 from kvstate.client import Client
 from kvstate.errors import Denied, Unavailable
@@ -131,6 +133,22 @@ class RemoteStore:
         """Give the events after this revision, in order, up to the newest."""
         rows = self._client.listing("journal", since, limit, namespace, prefix, strict)
         return (Event(*row) for row in rows)
+
+    def audit(
+        self,
+        since: int = 0,
+        limit: int | None = None,
+        *,
+        tenant: str | None = None,
+        artifact: str | None = None,
+        newest: int | None = None,
+    ) -> Iterator[dict[str, object]]:
+        """Give what was done to artifacts as audit records (`kvstate.audit`), oldest first."""
+        return audited(self, since, limit, tenant=tenant, artifact=artifact, newest=newest)
+
+    def verify_journal(self, expect: str | None = None) -> ChainReport:
+        """Walk along the journal's hash chain, and say the first revision that was altered."""
+        return ChainReport(*self._client.call("journal_verify", expect))
 
     def configure(self, namespace: str, **options: Any) -> NamespaceSettings:
         """Change some settings of a namespace, kept in the store; give all of them."""

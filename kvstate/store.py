@@ -16,8 +16,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kvstate.artifacts import Artifacts
+from kvstate.audit import audited
 from kvstate.blobs import Blobs
 from kvstate.catalog import Catalog
+from kvstate.chain import verify as verify_chain
 from kvstate.check import check as walk
 from kvstate.clock import SECOND, SystemClock
 from kvstate.codec import decode, encode
@@ -47,6 +49,7 @@ if TYPE_CHECKING:
     from contextlib import AbstractContextManager
     from datetime import timedelta
 
+    from kvstate.chain import ChainReport
     from kvstate.check import Report
     from kvstate.clock import Clock
     from kvstate.engine import Engine
@@ -187,6 +190,29 @@ class Store:
         """
         events = self._journal.events(since, strict=strict)
         return islice(chosen(events, namespace, prefix), limit)
+
+    def audit(
+        self,
+        since: int = 0,
+        limit: int | None = None,
+        *,
+        tenant: str | None = None,
+        artifact: str | None = None,
+        newest: int | None = None,
+    ) -> Iterator[dict[str, object]]:
+        """Give what was done to artifacts as audit records (`kvstate.audit`), oldest first.
+
+        Of one tenant, or of one artifact (``tenant/workflow/name``), if they are given; only the
+        ``newest`` so many, if that is. `Compacted` as for `journal`.
+        """
+        return audited(self, since, limit, tenant=tenant, artifact=artifact, newest=newest)
+
+    def verify_journal(self, expect: str | None = None) -> ChainReport:
+        """Walk along the journal's hash chain, and say the first revision that was altered.
+
+        ``expect`` is a tip, as hex, that was noted earlier: the chain has to contain it.
+        """
+        return verify_chain(self.engine, expect)
 
     def watch(
         self,

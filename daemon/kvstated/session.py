@@ -136,6 +136,9 @@ class Session(ArtifactRequests):
         )
         return self._listing(events)
 
+    def _journal_verify(self, expect: str | None = None) -> bytes:
+        return _result(self._store.verify_journal(expect))
+
     def _teller(self, *, told: bool | None) -> Callable[[int, int, str], None] | None:
         """Give what sends progress to the client, now and then; None if it does not want any."""
         said = time.monotonic()

@@ -150,9 +150,15 @@ def _add_lifecycle(commands: Any) -> None:
 
 
 def _add_looking(add: Callable[..., Callable[..., Any]]) -> None:
-    arg = add("journal", "looking:journal", "print what was changed")
+    arg = add("journal", "looking:journal", "print what was changed, or verify that record")
     arg("--since", metavar="REV", type=int, default=0, help="only after this revision")
     arg("--limit", metavar="N", type=int, help="at most so many")
+    arg("--newest", metavar="N", type=int, help="only the newest so many")
+    arg("--audit", action="store_true", help="what was done to artifacts, a JSON object a line")
+    arg("--tenant", metavar="TENANT", help="with --audit: only of this tenant")
+    arg("--artifact", metavar="NAME", help="with --audit: only of this artifact")
+    arg("--verify", action="store_true", help="walk along the hash chain; exit 5 when altered")
+    arg("--expect", metavar="HEX", help="with --verify: a tip that was noted has to be in it")
     arg = add("watch", "looking:watch", "print changes as they happen")
     arg("namespace", metavar="NS", nargs="?")
     arg("--since", metavar="REV", type=int, help="begin after this revision")

@@ -7,6 +7,7 @@ import subprocess
 import sys
 from typing import TYPE_CHECKING
 
+from kvstate.audit import newest_events
 from kvstate.cli.doors import open_door
 from kvstate.cli.exits import DAMAGED, DONE, FAILED
 from kvstate.cli.output import (
@@ -19,6 +20,7 @@ from kvstate.cli.output import (
     printable,
 )
 from kvstate.durations import parse_duration
+from kvstate.errors import InvalidValue
 from kvstate.jsonview import to_json
 from kvstate.progress import Meter
 
@@ -26,6 +28,8 @@ if TYPE_CHECKING:
     from argparse import Namespace
 
     from kvstate.journal import Event
+    from kvstate.remote import RemoteStore
+    from kvstate.store import Store
 
 __all__ = [
     "check",
@@ -80,11 +84,55 @@ def _show(options: Namespace, facts: dict[str, object]) -> None:
 
 
 def journal(options: Namespace) -> int:
-    """Print what was changed."""
+    """Print what was changed, or verify the journal; exit 5 when it was altered."""
+    _check_journal(options)
     with open_door(options) as store:
-        for event in store.journal(since=options.since, limit=options.limit):
-            _print_event(options, event)
+        if options.verify:
+            return _verify_journal(options, store)
+        if options.audit:
+            records = store.audit(
+                options.since,
+                options.limit,
+                tenant=options.tenant,
+                artifact=options.artifact,
+                newest=options.newest,
+            )
+            for record in records:
+                print_json(record)
+        elif options.newest is not None:
+            for event in newest_events(store, options.newest, options.since):
+                _print_event(options, event)
+        else:
+            for event in store.journal(since=options.since, limit=options.limit):
+                _print_event(options, event)
     return DONE
+
+
+def _check_journal(options: Namespace) -> None:
+    """Refuse what does not go together: what would be ignored may have been meant."""
+    chosen = options.since, options.limit, options.newest
+    if options.verify and (options.audit or chosen != (0, None, None)):
+        raise InvalidValue("--verify", "it walks along the whole journal, and prints none of it")
+    if options.expect is not None and not options.verify:
+        raise InvalidValue("--expect", "it goes with --verify")
+    if (options.tenant, options.artifact) != (None, None) and not options.audit:
+        raise InvalidValue("--tenant, --artifact", "they go with --audit")
+    if options.newest is not None and options.limit is not None:
+        raise InvalidValue("--newest", "it does not go with --limit")
+
+
+def _verify_journal(options: Namespace, store: Store | RemoteStore) -> int:
+    report = store.verify_journal(options.expect)
+    if options.json:
+        print_json({**report._asdict(), "sound": report.sound})
+        return DONE if report.sound else DAMAGED
+    print_line(f"{report.records} records, revisions {report.first} to {report.last}")
+    print_line(f"tip: {report.tip or '-'}")
+    if report.altered is not None:
+        print_line(printable(f"altered: revision {report.altered}: {report.kind}: {report.why}"))
+    if report.noted is False:
+        print_line("altered: no record has the expected link: rewritten, cut off, or trimmed since")
+    return DONE if report.sound else DAMAGED
 
 
 def watch(options: Namespace) -> int:

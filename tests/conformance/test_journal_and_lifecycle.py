@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import random
 import threading
+from datetime import UTC, datetime
 
 import pytest
 
-from kvstate.errors import Compacted, InvalidName
+from kvstate.errors import Compacted, InvalidName, InvalidValue
 
 LARGE = random.Random(2).randbytes(100_000)
 
@@ -98,6 +99,109 @@ def test_a_large_value_is_whole_in_the_journal_after_it_is_gone(store):
 
     assert [(e.value or "-")[0] + (e.previous or "-")[0] for e in events] == ["x-", "yx", "-y"]
     assert all(len(e.value or e.previous) == 300_000 for e in events)
+
+
+def test_the_journal_is_a_chain_whose_tip_can_be_noted(store):
+    ns = store.namespace("ns")
+    ns["a"] = 1
+    noted = store.verify_journal()
+    ns.set_many({f"k{number}": number for number in range(300)})
+    store.artifacts.put("t/w/a", LARGE)
+
+    report = store.verify_journal(noted.tip)
+
+    assert (noted.sound, noted.noted, noted.last) == (True, None, store.revision() - 2)
+    assert (report.sound, report.noted, report.altered, report.why) == (True, True, None, "")
+    assert report.records == noted.records + 4
+    assert (report.first, report.last) == (1, store.revision())
+    assert not store.verify_journal("ab" * 32).sound
+    with pytest.raises(InvalidValue, match="expect"):
+        store.verify_journal("ab")
+
+
+def _audit(store, *facts, **options):
+    return [tuple(record.get(fact) for fact in facts) for record in store.audit(**options)]
+
+
+def test_the_audit_says_what_was_done_to_artifacts(store, clock):
+    a = store.artifacts
+    a.put("t/w/a", b"x")
+    store.namespace("ns")["k"] = 1
+    a.move("t/w/a", "warm")
+    a.move("t/w/a", "cold")
+    a.restore("t/w/a", "warm")
+    a.update("t/w/a", {"k": 1})
+    a.rename("t/w/a", "t/w/b")
+    a.rename("t/w", "t/x")
+    a.delete("t/x/b")
+    a.put("t/w/old", b"x")
+    clock.advance(days=91)
+    store.lifecycle.run()
+
+    assert _audit(store, "event_type", "artifact_id", "from_tier", "tier", "to") == [
+        ("written", "a", None, "hot", None),
+        ("promoted_to_warm", "a", "hot", "warm", None),
+        ("promoted_to_cold", "a", "warm", "cold", None),
+        ("restored_to_warm", "a", "cold", "warm", None),
+        ("updated", "a", None, "warm", None),
+        ("renamed", "a", None, None, "t/w/b"),
+        ("renamed", None, None, None, "t/x"),
+        ("deleted", "b", "warm", None, None),
+        ("written", "old", None, "hot", None),
+        ("purged", "old", "hot", None, None),
+    ]
+    purged = list(store.audit())[-1]
+    assert purged["reason"] == "older than 7 days"
+    assert purged["timestamp"] == clock_text(clock)
+    assert (purged["tenant_id"], purged["workflow_id"], purged["dry_run"]) == ("t", "w", False)
+    assert (purged["size_bytes"], purged["revision"]) == (1, store.revision())
+    assert purged["digest"].startswith("xxh3:")
+    assert purged["actor"]
+
+
+def clock_text(clock):
+    return datetime.fromtimestamp(clock.at_ns / 1e9, UTC).isoformat(timespec="microseconds")
+
+
+def test_the_audit_of_a_tenant_or_an_artifact_follows_it_under_other_names(store):
+    a = store.artifacts
+    a.put("t/w/a", b"x")
+    a.put("t/w/other", b"x")
+    a.put("tt/w/a", b"x")
+    a.rename("t/w", "t/v")
+    a.rename("t/v/a", "u/v/a")
+    a.delete("u/v/a")
+
+    assert _audit(store, "event_type", artifact="t/w/a") == [("written",), ("renamed",)]
+    assert _audit(store, "event_type", artifact="u/v/a") == [("renamed",), ("deleted",)]
+    assert _audit(store, "event_type", "workflow_id", tenant="t") == [
+        ("written", "w"),
+        ("written", "w"),
+        ("renamed", "w"),
+        ("renamed", "v"),
+    ]
+    assert _audit(store, "tenant_id", tenant="u") == [("t",), ("u",)]
+    assert _audit(store, "event_type", tenant="nobody") == []
+
+
+def test_the_newest_of_the_audit_are_found_behind_any_number_of_other_changes(store):
+    start = store.revision()
+    for number in range(4):
+        store.artifacts.put(f"t/w/{number}", b"x")
+    for number in range(50):
+        store.namespace("ns")["k"] = number
+    ids = [(str(number),) for number in range(4)]
+
+    assert _audit(store, "artifact_id", newest=3) == ids[1:]
+    assert _audit(store, "artifact_id", newest=100) == ids
+    assert _audit(store, "artifact_id", newest=0) == []
+    assert _audit(store, "artifact_id", newest=1, artifact="t/w/1") == [("1",)]
+    assert _audit(store, "artifact_id", newest=9, since=start + 2) == ids[2:]
+    assert _audit(store, "artifact_id", since=start + 1, limit=2) == ids[1:3]
+    with pytest.raises(InvalidValue, match="newest"):
+        store.audit(newest=1, limit=1)
+    with pytest.raises(InvalidValue, match="newest"):
+        store.audit(newest=-1)
 
 
 def test_a_watch_gives_what_was_committed_before_and_after_it_began(store):

@@ -37,6 +37,7 @@ def test_a_move_that_fails_is_recorded_and_the_rest_goes_on(path, clock):
         assert store.artifacts.get("t/w/large") == CONTENT
 
         staging.unlink()
+        clock.advance(60)
         assert store.lifecycle.run().promoted_to_warm == 1
         assert store.artifacts.get("t/w/large") == CONTENT
         assert store.check(verify=True).clean

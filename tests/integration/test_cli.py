@@ -15,6 +15,8 @@ import time
 
 import pytest
 
+from kvstate.codec import SEAL_BYTES, seal
+from kvstate.keyspace import journal_key
 from kvstate.store import open_store
 from tests.harness import wait_for
 
@@ -132,6 +134,65 @@ def test_looking_at_the_store(kvstate):
     assert json.loads(kvstate("--json", "lifecycle", "run", "--dry-run"))["dry_run"] is True
     assert kvstate("check", "--verify").startswith("clean: ")
     assert json.loads(kvstate("--json", "check"))["clean"] is True
+
+
+def test_the_journal_is_verified_against_a_tip_that_was_noted(kvstate):
+    kvstate("set", "ns", "k", "v")
+    said = kvstate("journal", "--verify").splitlines()
+    tip = json.loads(kvstate("--json", "journal", "--verify"))["tip"]
+    kvstate("set", "ns", "k", "w")
+
+    assert said == ["2 records, revisions 1 to 2", f"tip: {tip}"]
+    assert "revisions 1 to 3" in kvstate("journal", "--verify", "--expect", tip)
+    assert "altered" in kvstate("journal", "--verify", "--expect", "00" * 31 + "01", code=5)
+
+
+def test_an_altered_journal_is_exit_5(tmp_path):
+    with open_store(tmp_path) as store:
+        store.namespace("ns").set("k", "v")
+        store.namespace("ns").set("k", "w")
+        key = journal_key(2)
+        body = store.engine.get(key)[SEAL_BYTES:].replace(b"v", b"x")
+        store.engine.txn(lambda tx: tx.put(key, seal(key, body)))
+    kvstate = Shell("--store", tmp_path)
+
+    assert "altered: revision 2: link:" in kvstate("journal", "--verify", code=5)
+    assert json.loads(kvstate("--json", "journal", "--verify", code=5))["altered"] == 2
+    assert "journal: revision 2:" in kvstate("check", code=5)
+
+
+def test_the_newest_of_the_journal_and_its_audit_trail(kvstate):
+    for name in ("acme/w/a", "acme/w/b", "zeta/w/a"):
+        kvstate("put", "-", name, given=b"content")
+    kvstate("set", "ns", "k", "v")
+    kvstate("tier", "acme/w/a", "cold")
+
+    newest = kvstate("journal", "--newest", "2").splitlines()
+    audit = [json.loads(line) for line in kvstate("journal", "--audit").splitlines()]
+    of_one = kvstate("journal", "--audit", "--artifact", "acme/w/a", "--newest", "1")
+
+    assert ["set ns/k = v" in newest[0], "move acme/w/a" in newest[1]] == [True, True]
+    assert [record["event_type"] for record in audit] == ["written"] * 3 + ["promoted_to_cold"]
+    assert json.loads(of_one) == audit[-1]
+    assert len(kvstate("journal", "--audit", "--tenant", "acme", "--limit", "2").splitlines()) == 2
+
+
+@pytest.mark.parametrize(
+    "arguments",
+    [
+        ["--verify", "--audit"],
+        ["--verify", "--limit", "1"],
+        ["--expect", "00" * 32],
+        ["--verify", "--expect", "00"],
+        ["--tenant", "acme"],
+        ["--newest", "1", "--limit", "1"],
+        ["--newest", "-1"],
+    ],
+)
+def test_what_the_journal_cannot_do_at_once_is_refused(kvstate, arguments):
+    kvstate("set", "ns", "k", "v")
+
+    assert kvstate.error("journal", *arguments, code=2).startswith("kvstate: ")
 
 
 def test_a_watch_prints_each_change_at_once_and_ends_quietly(kvstate):

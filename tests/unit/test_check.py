@@ -16,6 +16,7 @@ from kvstate.keyspace import (
     identity_key,
     recent_key,
 )
+from kvstate.records import open_envelope, seal_envelope
 from kvstate.store import open_store
 from kvstate.tally import totals_record
 
@@ -49,6 +50,18 @@ def _delete(store, key):
 
 def _put(store, key, value):
     store.engine.txn(lambda tx: tx.put(key, value))
+
+
+def _rewrite(store, key, payload):
+    envelope = open_envelope(key, store.engine.get(key))
+    record = seal_envelope(
+        key,
+        payload(envelope.payload),
+        revision=envelope.revision,
+        created_ns=envelope.created_ns,
+        updated_ns=envelope.updated_ns,
+    )
+    _put(store, key, record)
 
 
 def _blob_file(store):
@@ -93,6 +106,10 @@ BREAKAGES = {
     "versions that never get too old": (lambda s: _delete(s, _first(s, b"W")), "version"),
     "a lost index entry": (lambda s: _delete(s, _first(s, b"X")), "index"),
     "an index entry of nothing": (lambda s: _put(s, _first(s, b"X") + b"y", b""), "index"),
+    "a journal entry altered and sealed again": (
+        lambda s: _rewrite(s, _first(s, b"J"), lambda payload: payload[:-1] + b"x"),
+        "journal",
+    ),
     "a gap in the journal": (
         lambda s: _delete(s, s.engine.scan(b"J", b"K", limit=3)[2][0]),
         "journal",
