@@ -502,11 +502,11 @@ class Lifecycle:
         if look.action is None:
             self._catalog.look(change, look.file, look.look_ns)
         elif look.action == PURGE:
-            self._catalog.discard(change, look.file, look.path, kind="purge", why=look.verdict.rule)
+            self._catalog.discard(change, look.file, look.path, kind="purge", why=look.verdict.why)
             self._catalog.prune(change, look.file.parent)
         else:
             tier = _tier(look.action)
-            self._moving.flip(change, look.file, tier, "move", look.verdict.rule)
+            self._moving.flip(change, look.file, tier, "move", look.verdict.why)
         return True
 
     def copy(self, look: _Look, pace: Pace) -> bool:
@@ -522,7 +522,7 @@ class Lifecycle:
             self._moving.move(
                 lambda reader: self._catalog.node(look.file.id, reader),
                 _tier(look.action),
-                why=look.verdict.rule,
+                why=look.verdict.why,
                 expect=look.file,
                 progress=told if self._rate else None,
             )

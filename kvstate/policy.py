@@ -72,10 +72,11 @@ class Facts(NamedTuple):
 
 
 class Step(NamedTuple):
-    """One thing that will be due: ``action`` is a tier, or purge."""
+    """One thing that will be due: ``action`` is a tier, or purge; ``why`` says it to people."""
 
     action: str
     due_ns: int
+    why: str = ""
 
 
 class Verdict(NamedTuple):
@@ -97,6 +98,12 @@ class Verdict(NamedTuple):
     def due_ns(self) -> int | None:
         """When the next step is due."""
         return self.steps[0].due_ns if self.steps else None
+
+    @property
+    def why(self) -> str:
+        """Give the reason of what is due, with the rule unless it is the default."""
+        why = next((step.why for step in self.steps if step.action == self.action), "")
+        return why if self.rule == "default" else ": ".join(filter(None, (self.rule, why)))
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -203,22 +210,25 @@ class Policy:
         if rule is not None and rule.basis == "access":
             from_ns = max(from_ns, facts.accessed_ns)
         name = _name_of(self, facts.path, rule)
+        spoken = "not read for" if from_ns > facts.aged_from_ns else "older than"
+        whys = [f"{spoken} {age / DAY:g} days" for age in ages]
         purge_ns = _later(from_ns, ages[2])
         override = facts.metadata.get(OVERRIDE)
         if override is not None:
             purge_ns = override_ns(override, facts.written_ns)
-            name = f"{OVERRIDE} = {override}"
+            name, whys[2] = f"{OVERRIDE} = {override}", ""
         floor_ns = _later(facts.written_ns, round(section.floor_days * DAY))
         purge_ns = max(purge_ns, floor_ns, facts.spared_ns)
         steps = [
-            Step(TIERS[tier + 1], _later(from_ns, ages[tier])) for tier in range(facts.tier, 2)
+            Step(TIERS[tier + 1], _later(from_ns, ages[tier]), whys[tier])
+            for tier in range(facts.tier, 2)
         ]
         steps = [step for step in steps if step.due_ns < purge_ns]
         if purge_ns < _NEVER_NS:
-            steps.append(Step(PURGE, purge_ns))
+            steps.append(Step(PURGE, purge_ns, whys[2]))
         if facts.back is not None and facts.back[0] > facts.tier:
             name = f"restored for a time ({name})"
-            steps = [Step(TIERS[facts.back[0]], facts.back[1])]
+            steps = [Step(TIERS[facts.back[0]], facts.back[1], "its time is up")]
         keep = 0 if rule is None else rule.keep_newest
         return _judged(name, tuple(steps), facts, now_ns, keep)
 
@@ -228,7 +238,7 @@ def _judged(rule: str, steps: tuple[Step, ...], facts: Facts, now_ns: int, keep:
     if facts.failure is not None:
         # Never purged before it could be moved: then it would be lost for the want of a disk.
         tier, retry_ns = facts.failure
-        steps = (Step(TIERS[tier], retry_ns),)
+        steps = (Step(TIERS[tier], retry_ns, "tried again"),)
         block = "a move failed; nothing else is done before it succeeds"
         action = TIERS[tier] if retry_ns <= now_ns else None
         return Verdict(rule, steps, action, (block,), retry_ns, keep)

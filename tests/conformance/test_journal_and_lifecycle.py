@@ -151,7 +151,7 @@ def test_the_audit_says_what_was_done_to_artifacts(store, clock):
         ("purged", "old", "hot", None, None),
     ]
     purged = list(store.audit())[-1]
-    assert purged["reason"] == "older than 7 days"
+    assert purged["reason"] == "older than 90 days"
     assert purged["timestamp"] == clock_text(clock)
     assert (purged["tenant_id"], purged["workflow_id"], purged["dry_run"]) == ("t", "w", False)
     assert (purged["size_bytes"], purged["revision"]) == (1, store.revision())

@@ -8,7 +8,7 @@ from datetime import UTC, date, datetime
 import pytest
 
 from kvstate.errors import InvalidValue
-from kvstate.policy import DAY, Facts, Policy, Step, override_ns
+from kvstate.policy import DAY, Facts, Policy, override_ns
 
 NOW = 1_700_000_000 * 10**9
 
@@ -18,6 +18,10 @@ def facts(path="t/w/a", *, tier=0, size=10, age_days=0.0, accessed_days=None, **
     accessed = written if accessed_days is None else NOW - round(accessed_days * DAY)
     plain = Facts(path, tier, size, {}, written, written, accessed, {}, None, None)
     return plain._replace(**more)
+
+
+def steps_of(verdict):
+    return [(step.action, (step.due_ns - NOW) / DAY) for step in verdict.steps]
 
 
 def action(policy, *arguments, **options):
@@ -45,12 +49,16 @@ class TestAges:
         verdict = Policy().verdict(facts(), NOW)
 
         assert verdict.rule == "default"
-        assert verdict.steps == (
-            Step("warm", NOW + 7 * DAY),
-            Step("cold", NOW + 30 * DAY),
-            Step("purge", NOW + 90 * DAY),
-        )
+        assert steps_of(verdict) == [("warm", 7), ("cold", 30), ("purge", 90)]
         assert verdict.look_ns == verdict.due_ns == NOW + 7 * DAY
+
+    def test_the_reason(self):
+        rules = [{"name": "idle", "prefix": "t/x", "basis": "access"}]
+        policy = Policy.of({"rules": rules})
+
+        assert policy.verdict(facts(age_days=8), NOW).why == "older than 7 days"
+        idle = policy.verdict(facts("t/x/a", age_days=80, accessed_days=31), NOW)
+        assert idle.why == "rule idle: not read for 30 days"
 
     def test_never(self):
         policy = Policy.of({"cold_days": "never"})
@@ -126,9 +134,9 @@ class TestRules:
     def test_what_a_rule_leaves_out_is_inherited(self):
         policy = Policy.of({"rules": [{"warm_days": 100}]})
 
-        steps = policy.verdict(facts(), NOW).steps
+        verdict = policy.verdict(facts(), NOW)
 
-        assert steps == (Step("warm", NOW + 7 * DAY), Step("purge", NOW + 100 * DAY))
+        assert steps_of(verdict) == [("warm", 7), ("purge", 100)]
 
     def test_ages_since_the_last_read(self):
         policy = Policy.of({"rules": [{"basis": "access"}]})
