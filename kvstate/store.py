@@ -2,7 +2,7 @@
 
     <store>/kvstate.toml        settings that all who open it share (optional)
     <store>/records/            the record file (LMDB)
-    <store>/tiers/hot|warm|cold blob files
+    <store>/tiers/hot|warm|cold blob files, where the settings name no other folders
 
 The folder is made with mode 0700: who may read the store is decided by who may enter it.
 """
@@ -32,10 +32,11 @@ from kvstate.lifecycle import Ages, Lifecycle
 from kvstate.locks import Lock
 from kvstate.names import check_namespace
 from kvstate.namespace import Namespace
-from kvstate.places import Place, raise_os_error
+from kvstate.places import raise_os_error
 from kvstate.records import FORMAT, open_envelope
 from kvstate.settings import StoreSettings
 from kvstate.state import State
+from kvstate.tier_places import open_places
 from kvstate.transaction import Transaction, apply, transact
 
 if TYPE_CHECKING:
@@ -47,6 +48,7 @@ if TYPE_CHECKING:
     from kvstate.clock import Clock
     from kvstate.engine import Engine
     from kvstate.journal import Change, Event
+    from kvstate.places import Place
     from kvstate.space import NamespaceSettings
     from kvstate.transaction import Seen, SeenRange, Write
 
@@ -219,6 +221,7 @@ class Store:
         """Give figures about the store, as plain values. Bytes of tiers count duplicates."""
         engine = self.engine.stats()
         names = list(self.namespaces())
+        places = {tier: place.status() for tier, place in zip(TIERS, self._places, strict=True)}
         return {
             "path": str(self.path),
             "revision": self.revision(),
@@ -228,9 +231,8 @@ class Store:
             "records_bytes": engine["used_bytes"],
             "map_bytes": engine["map_bytes"],
             "readers": engine["readers"],
-            "free_bytes": {
-                tier: place.free_bytes() for tier, place in zip(TIERS, self._places, strict=True)
-            },
+            "free_bytes": {tier: places[tier]["free_bytes"] for tier in TIERS},
+            "places": places,
         }
 
     def check(
@@ -266,6 +268,8 @@ class Store:
         else:
             self._check_format(data)
         if not self.read_only:
+            for place in self._places:
+                place.prepare()
             self.blobs.recover()
             self.blobs.sweep(all_notes=True)
 
@@ -319,24 +323,15 @@ def open_store(
         raise_os_error(error, str(folder))
     settings = settings or _own_settings(folder)
     opened = _open_engine(engine, folder, settings, read_only=read_only, create=create)
-    places: list[Place] = []
+    clock = clock or SystemClock()
     try:
-        for tier in TIERS:
-            places.append(Place(folder / "tiers" / tier, create=not read_only))  # noqa: PERF401  (to close)
-        store = Store(
-            folder,
-            opened,
-            tuple(places),
-            settings,
-            clock or SystemClock(),
-            read_only=read_only,
-            actor=actor,
+        places = open_places(
+            opened, folder, settings, clock, signed=engine != "memory", read_only=read_only
         )
+        store = Store(folder, opened, places, settings, clock, read_only=read_only, actor=actor)
         store.prepare()
     except BaseException:
         opened.close()
-        for place in places:
-            place.close()
         raise
     return store
 
