@@ -25,6 +25,7 @@ Invariants, by the name that a `Problem` bears:
 - ``digest``      every blob is found by its digest, and each entry leads to a blob
 - ``misplaced``   a blob that lies in another tier than its users want is noted
 - ``file``        a blob's file is there and has its size (with ``verify``: and its checksums)
+- ``tier``        each tier's folder is there, and the store's (else none of its files is looked at)
 - ``orphan``      a file in a tier has a record, or a note that it is to be removed
 - ``journal``     revisions follow each other, each linked to the one before; the count of bytes is
                   right
@@ -61,7 +62,7 @@ from kvstate.staging import BLOCK_BYTES, file_name
 from kvstate.state import unpack_usage
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable
 
     from kvstate.blobs import Blobs
     from kvstate.engine import Engine, Reader
@@ -499,7 +500,7 @@ def _check_files(
     for blob, record in walk.blobs.items():
         if record.form == FILE:
             wanted[record.place, file_name(blob, record.generation)] = blob
-    present = dict(_present(blobs))
+    present, away = _present(blobs, walk)
     walk.counts["files"] = len(present)
     for (tier, name), size in present.items():
         if (tier, name) in walk.garbage or (tier, name) in wanted:
@@ -509,6 +510,8 @@ def _check_files(
                 "orphan", blobs.places[tier].name_of(name), f"no record names it ({size} bytes)"
             )
     for done, ((tier, name), blob) in enumerate(wanted.items()):
+        if tier in away:
+            continue
         size = walk.blobs[blob].size
         if present.get((tier, name)) != size or verify:
             _check_content(blobs, walk, blob, present.get((tier, name)), verify=verify)
@@ -516,10 +519,17 @@ def _check_files(
             progress(done + 1, len(wanted), name)
 
 
-def _present(blobs: Blobs) -> Iterator[tuple[tuple[int, str], int]]:
+def _present(blobs: Blobs, walk: _Walk) -> tuple[dict[tuple[int, str], int], set[int]]:
+    """Give the sizes of all files, and the tiers that do not answer, each with one problem."""
+    present: dict[tuple[int, str], int] = {}
+    away = set()
     for tier, place in enumerate(blobs.places):
-        for name, size in place.files():
-            yield (tier, name), size
+        try:
+            present |= {(tier, name): size for name, size in place.files()}
+        except StateError as error:
+            walk.say("tier", TIERS[tier], f"{error}; none of its files was looked at")
+            away.add(tier)
+    return present, away
 
 
 def _still_orphan(engine: Engine, blobs: Blobs, tier: int, name: str) -> bool:

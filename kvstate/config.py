@@ -4,6 +4,7 @@ A store's own ``kvstate.toml`` holds for everyone who opens the store; ``--confi
 for it. ``KVSTATE_<SECTION>_<KEY>`` overrides one setting, and ``HOT_RETENTION_DAYS``,
 ``WARM_RETENTION_DAYS`` and ``COLD_RETENTION_DAYS`` the three ages. Whatever is unknown, of the
 wrong type or out of range is an `InvalidConfig` that names the file, the line and the key.
+A tier's settings are the section ``[tiers.cold]``, and ``KVSTATE_TIERS_COLD_PATH`` and the like.
 Sizes may be written as "64KiB", permissions as "0600".
 """
 
@@ -15,7 +16,7 @@ import tomllib
 from typing import TYPE_CHECKING, Any
 
 from kvstate.errors import InvalidConfig, InvalidValue
-from kvstate.settings import StoreSettings
+from kvstate.settings import StoreSettings, TierSettings, parse_compression, tier_paths
 from kvstate.sizes import parse_size
 from kvstate.structs import Struct, ValidationError, convert, to_builtins
 
@@ -31,6 +32,7 @@ __all__ = [
     "LifecycleSection",
     "MountSection",
     "StoreSection",
+    "TierSection",
     "load",
 ]
 
@@ -95,17 +97,38 @@ class MountSection(_Section, frozen=True, kw_only=True):
     """Options as for `kvstatefs -o`, such as "ro" or "allow_other"."""
 
 
+class TierSection(_Section, frozen=True, kw_only=True):
+    """Where a tier's files lie, and how."""
+
+    path: str = ""
+    """Its folder, relative to the store's; empty for `tiers/<tier>` in the store."""
+    compression: str = "none"
+    """"none", "zstd", or "zstd:1" (fast) to "zstd:19" (small); the cold tier's default is zstd."""
+    free_min: int = 16 << 20
+    """What stays free on its file system. More room for others; writes are refused sooner."""
+
+
+class ColdSection(TierSection, frozen=True, kw_only=True):
+    """The cold tier is seldom read: compressing it costs little."""
+
+    compression: str = "zstd:3"
+
+
 SECTIONS: dict[str, type[_Section]] = {
     "store": StoreSection,
     "lifecycle": LifecycleSection,
     "journal": JournalSection,
     "daemon": DaemonSection,
     "mount": MountSection,
+    "tiers.hot": TierSection,
+    "tiers.warm": TierSection,
+    "tiers.cold": ColdSection,
 }
+_TIERS = "tiers"
 _RETENTION = {f"{tier.upper()}_RETENTION_DAYS": f"{tier}_days" for tier in ("hot", "warm", "cold")}
 _NOT_SETTINGS = {"KVSTATE_SOCKET", "KVSTATE_STORE", "KVSTATE_REQUIRE_FUSE"}
-_TEXTS = {"socket", "socket_mode", "mount", "options"}
-_SIZES = {"map_bytes", "inline_bytes_max", "bytes_max", "frame_bytes_max"}
+_TEXTS = {"socket", "socket_mode", "mount", "options", "path", "compression"}
+_SIZES = {"map_bytes", "inline_bytes_max", "bytes_max", "frame_bytes_max", "free_min"}
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -116,6 +139,7 @@ class Config(Struct, frozen=True, kw_only=True):
     journal: JournalSection
     daemon: DaemonSection
     mount: MountSection
+    tiers: dict[str, TierSection]
     origins: dict[str, str]
 
     def store_settings(self) -> StoreSettings:
@@ -129,11 +153,29 @@ class Config(Struct, frozen=True, kw_only=True):
             hot_days=self.lifecycle.hot_days,
             warm_days=self.lifecycle.warm_days,
             cold_days=self.lifecycle.cold_days,
+            tiers=(
+                _tier(self.tiers["hot"]),
+                _tier(self.tiers["warm"]),
+                _tier(self.tiers["cold"]),
+            ),
         )
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
         """Give the settings by section and key, as plain values."""
-        return {name: to_builtins(getattr(self, name)) for name in SECTIONS}
+        return {name: to_builtins(self._section(name)) for name in SECTIONS}
+
+    def _section(self, name: str) -> _Section:
+        group, _, tier = name.partition(".")
+        section: _Section = self.tiers[tier] if tier else getattr(self, group)
+        return section
+
+
+def _tier(section: TierSection) -> TierSettings:
+    return TierSettings(
+        path=section.path or None,
+        compression_level=parse_compression(section.compression),
+        free_bytes_min=section.free_min,
+    )
 
 
 def load(store: Path | None, file: Path | None, environ: Mapping[str, str]) -> Config:
@@ -143,7 +185,7 @@ def load(store: Path | None, file: Path | None, environ: Mapping[str, str]) -> C
     if path is not None and (file is not None or path.exists()):
         text = _read(path)
     source = str(path)
-    table = _parse(source, text)
+    table = dict(_sections(_parse(source, text)))
     origins: dict[str, str] = {}
     for section, key, _ in _pairs(source, text, table):
         origins[f"{section}.{key}"] = f"{source}:{_line_of(text, section, key)}"
@@ -156,8 +198,10 @@ def load(store: Path | None, file: Path | None, environ: Mapping[str, str]) -> C
     for name, kind in SECTIONS.items():
         for key in kind.__struct_fields__:
             origins.setdefault(f"{name}.{key}", DEFAULT)
-    config = Config(**sections, origins=origins)  # type: ignore[arg-type]
-    _check_ranges(config)
+    plain = {name: section for name, section in sections.items() if "." not in name}
+    tiers = {tier: sections[f"{_TIERS}.{tier}"] for tier in ("hot", "warm", "cold")}
+    config = Config(**plain, tiers=tiers, origins=origins)  # type: ignore[arg-type]
+    _check_ranges(config, store)
     return config
 
 
@@ -175,6 +219,16 @@ def _parse(source: str, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfig(source, str(error)) from None
+
+
+def _sections(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
+    """Give the sections by name, those within [tiers] as "tiers.cold"."""
+    for name, settings in table.items():
+        if name == _TIERS and isinstance(settings, dict):
+            for tier, inner in settings.items():
+                yield f"{_TIERS}.{tier}", inner
+        else:
+            yield name, settings
 
 
 def _pairs(source: str, text: str, table: dict[str, Any]) -> Iterator[tuple[str, str, Any]]:
@@ -200,17 +254,29 @@ def _nearest(word: str, known: Any) -> str:
 
 def _line_of(text: str, section: str, key: str | None = None) -> int:
     """Give the line on which a section or one of its keys stands."""
-    inside = False
+    wanted = section if key is None else f"{section}.{key}"
+    inside = ""
     for number, line in enumerate(text.splitlines(), 1):
-        header = re.match(r"\s*\[\s*\"?([\w-]+)\"?\s*\]", line)
+        header = re.match(r"\s*\[([^\[\]=]+)\]", line)
         if header:
-            inside = header[1] == section
-            if inside and key is None:
+            inside = _dotted(header[1])
+            if key is None and _leads_to(section, inside):
                 return number
-        word = re.escape(key if inside and key else f"{section}.{key}" if key else section)
-        if re.match(rf"\s*\"?{word}\"?\s*[=.]", line):
-            return number
+        word = re.match(r"([^#=\[]+)=", line)
+        if word and not header:
+            found = _dotted(f"{inside}.{word[1]}" if inside else word[1])
+            if _leads_to(found, wanted) or (key is None and _leads_to(section, found)):
+                return number
     return 1
+
+
+def _dotted(name: str) -> str:
+    """Give a dotted name without its blanks and quotes."""
+    return ".".join(part.strip(" \t\"'") for part in name.split("."))
+
+
+def _leads_to(outer: str, inner: str) -> bool:
+    return inner == outer or inner.startswith(f"{outer}.")
 
 
 def _overrides(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any, str]]:
@@ -220,6 +286,12 @@ def _overrides(environ: Mapping[str, str]) -> Iterator[tuple[str, str, Any, str]
         if not variable.startswith("KVSTATE_") or variable in _NOT_SETTINGS:
             continue
         section, _, key = variable.removeprefix("KVSTATE_").lower().partition("_")
+        if section == _TIERS:
+            tier, _, key = key.partition("_")
+            section = f"{_TIERS}.{tier}"
+            if section not in SECTIONS:
+                why = f"unknown section [{section}]{_nearest(section, SECTIONS)}"
+                raise InvalidConfig(f"${variable}", why)
         if section not in SECTIONS:
             continue
         known = SECTIONS[section].__struct_fields__
@@ -243,8 +315,9 @@ def _checked(name: str, kind: type[_Section], table: Any, origins: dict[str, str
         try:
             numbers[key] = _number(key, value)
             convert({key: numbers[key]}, kind)
-        except (ValidationError, InvalidValue) as error:
-            why = str(error).partition(" - at ")[0]
+        except (ValidationError, InvalidValue, InvalidConfig) as error:
+            why = error.facts[1] if isinstance(error, InvalidConfig) else str(error)
+            why = str(why).partition(" - at ")[0]
             raise InvalidConfig(origins[f"{name}.{key}"], f"{name}.{key}: {why}") from None
     return convert(numbers, kind)
 
@@ -252,7 +325,13 @@ def _checked(name: str, kind: type[_Section], table: Any, origins: dict[str, str
 def _number(key: str, value: Any) -> Any:
     """Give the number that a text stands for, where a size or permissions are wanted."""
     if key in _SIZES and isinstance(value, str):
-        return parse_size(value)
+        value = parse_size(value)
+    if key == "free_min" and isinstance(value, int):
+        TierSettings(free_bytes_min=value)
+    if key == "path" and isinstance(value, str):
+        TierSettings(path=value or None)
+    if key == "compression" and isinstance(value, str):
+        parse_compression(value)
     return _mode(value) if key == "socket_mode" else value
 
 
@@ -267,10 +346,12 @@ def _mode(value: Any) -> int:
     return mode
 
 
-def _check_ranges(config: Config) -> None:
+def _check_ranges(config: Config, store: Path | None) -> None:
     """Let the settings themselves refuse what cannot work; name where it came from."""
     try:
-        config.store_settings()
+        settings = config.store_settings()
+        if store is not None:
+            tier_paths(store, settings.tiers)
     except InvalidConfig as error:
         keys = str(error.facts[0])
         found = [f"{k} ({v})" for k, v in config.origins.items() if k.partition(".")[2] in keys]

@@ -558,12 +558,8 @@ class Lifecycle:
             self._blobs.sweep()
 
     def _settle(self, blob: bytes) -> None:
-        try:
+        with suppress(StateError):  # it stays readable where it is, and noted for the next run
             self._blobs.settle(self._journal, blob)
-        except Unavailable:
-            raise
-        except StateError:
-            return  # it stays readable where it is, and noted for the next run
 
     # The last run
 

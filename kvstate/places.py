@@ -2,6 +2,7 @@
 
     <tier>/staging/<name>      being written; the writer holds a lock (flock) on it
     <tier>/<xx>/<name>         published: never written again
+    <tier>/kvstate-tier        whose folder this is (`kvstate.tier_folders`)
 
 A name is the blob's identity (32 hex digits) and its generation (4): a blob that comes back to a
 tier gets another name there. <xx> are digits 31 and 32, so that one moment's files spread.
@@ -22,33 +23,24 @@ import errno
 import fcntl
 import os
 import stat
-from typing import TYPE_CHECKING, NoReturn
+from typing import TYPE_CHECKING
 
-from kvstate.errors import Damaged, Denied, Full, NotFound, StateError, Unavailable
+from kvstate.errors import Damaged, Full, NotFound, StateError, Unavailable
+from kvstate.settings import TierSettings, format_compression
+from kvstate.sizes import format_size
+from kvstate.tier_access import Access
+from kvstate.tier_folders import STAGING, raise_os_error
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
     from pathlib import Path
 
+    from kvstate.tier_folders import Folder, Owner
+
 __all__ = ["Place", "copy_between", "raise_os_error"]
 
-_STAGING = "staging"
-_FOLDER = os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC
 _COPY_BYTES = 1 << 20
 _TOLD_BYTES = 64 << 20
-
-
-def raise_os_error(error: OSError, what: str) -> NoReturn:
-    """Raise the store's error for a system error on this file."""
-    if error.errno in {errno.ENOSPC, errno.EDQUOT, errno.EFBIG}:
-        raise Full(what, f"{os.strerror(error.errno)}: free some space, then go on") from error
-    if error.errno in {errno.EACCES, errno.EPERM, errno.EROFS}:
-        raise Denied(f"writing {what}", os.strerror(error.errno)) from error
-    if error.errno == errno.ELOOP:
-        raise Damaged(what, "a link lies where a file should be") from error
-    if error.errno == errno.ENOENT:
-        raise NotFound("file", what) from error
-    raise Unavailable(what, error.strerror or str(error)) from error
 
 
 def _fan(name: str) -> str:
@@ -56,65 +48,130 @@ def _fan(name: str) -> str:
 
 
 class Place:
-    """The folder of one tier."""
+    """The folder of one tier. Nothing is touched before its first use.
 
-    def __init__(self, path: Path, *, create: bool) -> None:
-        """Open the folder; make it first when ``create`` is on."""
+    A use of a tier that is unavailable raises what `kvstate.tier_access` says.
+    """
+
+    def __init__(
+        self,
+        path: Path,
+        *,
+        tier: str,
+        owner: Owner | None = None,
+        settings: TierSettings | None = None,
+        read_only: bool = False,
+    ) -> None:
+        """Take note of the path; without an owner whatever folder lies there is used."""
+        settings = settings or TierSettings(free_bytes_min=0)
         self.path = path
-        self._folders: dict[str, int] = {}
-        try:
-            if create:
-                path.mkdir(mode=0o700, exist_ok=True)
-            self._root = os.open(path, _FOLDER)
-        except OSError as error:
-            raise_os_error(error, str(path))
+        self.compression_level = settings.compression_level
+        """The level of zstd for content of this tier; None for as it is."""
+        self.free_bytes_min = settings.free_bytes_min
+        """What stays free on its file system."""
+        self._tier = tier
+        self._access = Access(
+            path, tier, owner, configured=settings.path is not None, read_only=read_only
+        )
 
     def close(self) -> None:
-        """Let go of the folders."""
-        for fd in (*self._folders.values(), self._root):
-            with contextlib.suppress(OSError):
-                os.close(fd)
-        self._folders.clear()
+        """Let go of the folder."""
+        self._access.close()
 
-    def _folder(self, name: str, *, create: bool = False) -> int:
-        fd = self._folders.get(name)
-        if fd is not None:
-            return fd
+    def prepare(self) -> None:
+        """Make what a store has before its first use; for who opens it for writing."""
+        self._access.prepare()
+
+    # Room
+
+    def claim(self, size: int) -> int:
+        """Ask for room for so many bytes; give what is left above the floor after them.
+
+        `Full` when less than ``free_bytes_min`` would stay free. Nothing is reserved.
+        """
+        return self._room(self._access.use(), size)
+
+    def free_floor_check(self) -> None:
+        """Raise `Full` when less is free than is to stay so; a few microseconds.
+
+        For who writes beside the tier, as the records do: whether the tier answers has no part.
+        """
+        if self._access.lost is None and self.free_bytes_min:
+            with contextlib.suppress(Unavailable):
+                self._room(self._access.held, 0)
+
+    def free_bytes(self) -> int:
+        """Give the bytes that an ordinary user may still write here."""
+        found = self._access.space(self._access.held)
+        return found.f_bavail * found.f_frsize
+
+    def _room(self, folder: Folder | None, size: int) -> int:
+        found = self._access.space(folder)
+        free = found.f_bavail * found.f_frsize
+        room = free - self.free_bytes_min - size
+        if room < 0:
+            wants = f", {format_size(size)} more are wanted" if size else ""
+            raise Full(
+                self._access.what,
+                f"{format_size(free)} are free, {format_size(self.free_bytes_min)} stay so{wants}: "
+                f"free some space there, or lower tiers.{self._tier}.free_min",
+            )
+        return room
+
+    def status(self) -> dict[str, object]:
+        """Give what is known of it, as plain values; bytes are None where they are not known."""
+        status: dict[str, object] = {
+            "path": str(self.path),
+            "available": True,
+            "reason": "",
+            "free_bytes": None,
+            "total_bytes": None,
+            "compression": format_compression(self.compression_level),
+            "free_min": self.free_bytes_min,
+        }
         try:
-            if create:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o700, dir_fd=self._root)
-                    os.fsync(self._root)
-            fd = os.open(name, _FOLDER, dir_fd=self._root)
-        except OSError as error:
-            raise_os_error(error, str(self.path / name))
-        kept = self._folders.setdefault(name, fd)
-        if kept != fd:
-            os.close(fd)
-        return kept
+            found = self._access.space(self._access.use())
+        except StateError as error:
+            return {**status, "available": False, "reason": str(error)}
+        status["free_bytes"] = found.f_bavail * found.f_frsize
+        status["total_bytes"] = found.f_blocks * found.f_frsize
+        return status
+
+    # Files
 
     def create(self, name: str) -> int:
-        """Make a staging file, locked by this process; give its descriptor."""
-        folder = self._folder(_STAGING, create=True)
+        """Make a staging file, locked by this process; give its descriptor.
+
+        Not within a transaction: the first one of a tier commits whose folder it is.
+        """
+        self.claim(0)
+        folder = self._access.own()
+        staging = folder.sub(STAGING, create=True)
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(name, flags, 0o600, dir_fd=folder)
+            fd = os.open(name, flags, 0o600, dir_fd=staging)
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:
                 return fd
         except FileNotFoundError as error:
-            raise Unavailable(str(self.path), "its staging folder is gone") from error
+            raise self._access.away("its staging folder is gone: open the store again") from error
         except OSError as error:
-            raise_os_error(error, str(self.path / _STAGING / name))
+            raise_os_error(error, str(self.path / STAGING / name))
         os.close(fd)  # a sweep took it for a leftover before it was locked
         return self.create(name)
 
     def publish(self, name: str, fd: int) -> None:
         """Make a staged file durable under its final name; the staging name stays as a note."""
+        folder = self._access.own()
         try:
             os.fsync(fd)
-            final = self._folder(_fan(name), create=True)
-            staging = self._folder(_STAGING)
+            final = folder.sub(_fan(name), create=True)
+            staging = folder.sub(STAGING)
+            noted, written = os.stat(name, dir_fd=staging, follow_symlinks=False), os.fstat(fd)
+            if not os.path.samestat(noted, written):
+                raise self._access.away(
+                    "its folder was replaced while this was written", retry=True
+                )
             os.link(name, name, src_dir_fd=staging, dst_dir_fd=final, follow_symlinks=False)
             os.fsync(final)
         except OSError as error:
@@ -123,12 +180,17 @@ class Place:
     def settle(self, name: str) -> None:
         """Drop the staging name: the file is committed, or was discarded."""
         with contextlib.suppress(OSError, StateError):
-            os.unlink(name, dir_fd=self._folder(_STAGING))
+            folder = self._access.use()
+            if folder is not None:
+                os.unlink(name, dir_fd=folder.sub(STAGING))
 
     def remove(self, name: str) -> bool:
         """Remove a published file; say whether it was there."""
+        folder = self._access.use()
+        if folder is None:
+            return False
         try:
-            os.unlink(name, dir_fd=self._folder(_fan(name)))
+            os.unlink(name, dir_fd=folder.sub(_fan(name)))
         except (FileNotFoundError, NotFound):
             return False
         except OSError as error:
@@ -137,9 +199,12 @@ class Place:
 
     def open(self, name: str) -> int:
         """Open a published file for reading; `NotFound` when it is not there."""
+        folder = self._access.use()
+        if folder is None:
+            raise NotFound("file", self.name_of(name))
         flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
-            fd = os.open(name, flags, dir_fd=self._folder(_fan(name)))
+            fd = os.open(name, flags, dir_fd=folder.sub(_fan(name)))
         except OSError as error:
             raise_os_error(error, self.name_of(name))
         if not stat.S_ISREG(os.fstat(fd).st_mode):
@@ -154,7 +219,10 @@ class Place:
     def is_staged(self, name: str) -> bool:
         """Say whether a note in the staging folder bears this name."""
         try:
-            os.stat(name, dir_fd=self._folder(_STAGING), follow_symlinks=False)
+            folder = self._access.use()
+            if folder is None:
+                return False
+            os.stat(name, dir_fd=folder.sub(STAGING), follow_symlinks=False)
         except (OSError, StateError):
             return False
         return True
@@ -162,12 +230,16 @@ class Place:
     def leftovers(self) -> Iterator[tuple[str, int]]:
         """Give the staging files of dead writers, each locked; close each descriptor."""
         try:
-            folder = self._folder(_STAGING)
-        except StateError:
+            folder = self._access.use()
+            if folder is None or os.fstatvfs(folder.root).f_flag & os.ST_RDONLY:
+                return
+            staging = folder.sub(STAGING)
+            names = os.listdir(staging)  # noqa: PTH208  (a descriptor, not a path)
+        except (StateError, OSError):
             return  # none was made yet, or the tier does not answer: then nothing is taken away
-        for name in os.listdir(folder):  # noqa: PTH208  (a descriptor, not a path)
+        for name in names:
             try:
-                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=folder)
+                fd = os.open(name, os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC, dir_fd=staging)
             except OSError:
                 continue  # settled meanwhile, or a link that someone planted
             try:
@@ -179,27 +251,31 @@ class Place:
 
     def files(self) -> Iterator[tuple[str, int]]:
         """Give the names and sizes of all published files, and of what else lies among them."""
-        for folder in sorted(os.listdir(self._root)):  # noqa: PTH208  (a descriptor)
-            if folder == _STAGING:
-                continue
-            try:
-                fd = self._folder(folder)
-            except StateError:
-                yield folder, -1
-                continue
-            with os.scandir(fd) as found:
-                for item in found:
-                    plain = item.is_file(follow_symlinks=False)
-                    try:
-                        size = item.stat(follow_symlinks=False).st_size if plain else -1
-                    except FileNotFoundError:
-                        continue
-                    yield item.name, size
+        folder = self._access.use()
+        if folder is None:
+            return
+        try:
+            for name in folder.names():
+                if name != STAGING:
+                    yield from _files_in(folder, name)
+        except OSError as error:
+            raise_os_error(error, self._access.what)
 
-    def free_bytes(self) -> int:
-        """Give the bytes that an ordinary user may still write here."""
-        found = os.fstatvfs(self._root)
-        return found.f_bavail * found.f_frsize
+
+def _files_in(folder: Folder, name: str) -> Iterator[tuple[str, int]]:
+    try:
+        fd = folder.sub(name)
+    except StateError:
+        yield name, -1
+        return
+    with os.scandir(fd) as found:
+        for item in found:
+            plain = item.is_file(follow_symlinks=False)
+            try:
+                size = item.stat(follow_symlinks=False).st_size if plain else -1
+            except FileNotFoundError:
+                continue
+            yield item.name, size
 
 
 def copy_between(

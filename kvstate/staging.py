@@ -26,6 +26,8 @@ BLOCK_BYTES = 64 * 1024
 """What one checksum of a blob file covers."""
 SIZE_MAX = 1 << 56
 _READ_BYTES = 1 << 20
+_CLAIM_BYTES = 16 << 20
+_CLAIM_SHARE = 4
 
 
 def new_blob() -> bytes:
@@ -95,6 +97,7 @@ class Staging:
         self._fd = -1
         self._size = 0
         self._sums: Sums | None = Sums()
+        self._claimed = 0
         self.blob = new_blob()
         self.published = False
         self.proven = False
@@ -136,11 +139,23 @@ class Staging:
         view = memoryview(data)
         try:
             while view:
-                count = os.pwrite(self._fd, view, offset)
+                self._claim(len(view))
+                count = os.pwrite(self._fd, view[:_CLAIM_BYTES], offset)
                 view = view[count:]
                 offset += count
+                self._claimed -= count
         except OSError as error:
             raise_os_error(error, str(self.place.path))
+
+    def _claim(self, size: int) -> None:
+        """Ask for room, for more than the next write while there is plenty.
+
+        A share of what there is, so that several writers that asked at once stay above the floor.
+        """
+        if self._claimed >= min(size, _CLAIM_BYTES):
+            return
+        room = self.place.claim(size)
+        self._claimed = min(_CLAIM_BYTES, size + room // _CLAIM_SHARE)
 
     def read(self, offset: int, size: int) -> bytes:
         """Read what is there: shorter at the end, empty past it."""
@@ -198,22 +213,33 @@ class Staging:
         assert self._memory is not None
         data = bytes(self._memory)
         self._fd = self.place.create(self.name)
+        try:
+            self._write_file(0, data)
+        except BaseException:
+            self.place.settle(self.name)  # what was written so far stays in memory, whole
+            os.close(self._fd)
+            self._fd = -1
+            raise
         self._memory = None
-        self._write_file(0, data)
 
     def _unshare(self) -> None:
         """Make a copy to write to: the published file is never written again."""
         if not self.published:
             return
-        old, self.blob = self._fd, new_blob()
-        self._fd = self.place.create(self.name)
-        self.published = False
+        self.place.claim(self._size)
+        blob = new_blob()
+        name = file_name(blob, 0)
+        fd = self.place.create(name)
         try:
-            copy_between(old, self._fd, self._size)
-        except OSError as error:
-            raise_os_error(error, str(self.place.path))
-        finally:
-            os.close(old)
+            copy_between(self._fd, fd, self._size)
+        except BaseException as error:
+            self.place.settle(name)
+            os.close(fd)
+            if isinstance(error, OSError):
+                raise_os_error(error, str(self.place.path))
+            raise
+        os.close(self._fd)
+        self._fd, self.blob, self.published, self._claimed = fd, blob, False, 0
 
     def seal(self) -> Content:
         """Give size, digest and checksums of the content as it is now."""

@@ -2,7 +2,7 @@
 
     <store>/kvstate.toml        settings that all who open it share (optional)
     <store>/records/            the record file (LMDB)
-    <store>/tiers/hot|warm|cold blob files
+    <store>/tiers/hot|warm|cold blob files, where the settings name no other folders
 
 The folder is made with mode 0700: who may read the store is decided by who may enter it.
 """
@@ -35,13 +35,14 @@ from kvstate.locks import Lock
 from kvstate.moving import Moving
 from kvstate.names import check_namespace
 from kvstate.namespace import Namespace
-from kvstate.places import Place, raise_os_error
+from kvstate.places import raise_os_error
 from kvstate.policy import TIERS
 from kvstate.policy_record import Policies
 from kvstate.reads import Reads
 from kvstate.records import FORMAT, open_envelope
 from kvstate.settings import StoreSettings
 from kvstate.state import State
+from kvstate.tier_places import open_places
 from kvstate.transaction import Transaction, apply, transact
 
 if TYPE_CHECKING:
@@ -54,6 +55,7 @@ if TYPE_CHECKING:
     from kvstate.clock import Clock
     from kvstate.engine import Engine
     from kvstate.journal import Change, Event
+    from kvstate.places import Place
     from kvstate.space import NamespaceSettings
     from kvstate.transaction import Seen, SeenRange, Write
 
@@ -261,6 +263,7 @@ class Store:
         """Give figures about the store, as plain values. Bytes of tiers count duplicates."""
         engine = self.engine.stats()
         names = list(self.namespaces())
+        places = {tier: place.status() for tier, place in zip(TIERS, self._places, strict=True)}
         return {
             "path": str(self.path),
             "revision": self.revision(),
@@ -270,9 +273,8 @@ class Store:
             "records_bytes": engine["used_bytes"],
             "map_bytes": engine["map_bytes"],
             "readers": engine["readers"],
-            "free_bytes": {
-                tier: place.free_bytes() for tier, place in zip(TIERS, self._places, strict=True)
-            },
+            "free_bytes": {tier: places[tier]["free_bytes"] for tier in TIERS},
+            "places": places,
         }
 
     def check(
@@ -309,6 +311,8 @@ class Store:
         else:
             self._check_format(data)
         if not self.read_only:
+            for place in self._places:
+                place.prepare()
             self.blobs.recover()
             self.blobs.sweep(all_notes=True)
 
@@ -363,24 +367,15 @@ def open_store(
         raise_os_error(error, str(folder))
     settings = settings or _own_settings(folder)
     opened = _open_engine(engine, folder, settings, read_only=read_only, create=create)
-    places: list[Place] = []
+    clock = clock or SystemClock()
     try:
-        for tier in TIERS:
-            places.append(Place(folder / "tiers" / tier, create=not read_only))  # noqa: PERF401  (to close)
-        store = Store(
-            folder,
-            opened,
-            tuple(places),
-            settings,
-            clock or SystemClock(),
-            read_only=read_only,
-            actor=actor,
+        places = open_places(
+            opened, folder, settings, clock, signed=engine != "memory", read_only=read_only
         )
+        store = Store(folder, opened, places, settings, clock, read_only=read_only, actor=actor)
         store.prepare()
     except BaseException:
         opened.close()
-        for place in places:
-            place.close()
         raise
     return store
 

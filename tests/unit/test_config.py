@@ -8,7 +8,7 @@ import pytest
 
 from kvstate.config import SECTIONS, load
 from kvstate.errors import InvalidConfig, InvalidValue
-from kvstate.settings import StoreSettings
+from kvstate.settings import StoreSettings, TierSettings, tier_paths
 from kvstate.sizes import format_size, parse_size
 from kvstate.store import open_store
 
@@ -46,6 +46,70 @@ def test_the_retention_variables_set_the_ages():
     assert (settings.hot_days, settings.warm_days, settings.cold_days) == (1, 2, 3)
 
 
+def test_each_tier_has_settings_of_its_own(tmp_path):
+    text = """
+[tiers.warm]
+compression = "zstd"
+free_min = 5
+
+[tiers.cold]
+path = "/mnt/archive/kvstate"
+compression = "zstd:9"
+free_min = "1GiB"
+"""
+    environ = {"KVSTATE_TIERS_HOT_PATH": "fast", "KVSTATE_TIERS_WARM_FREE_MIN": "1MiB"}
+    config = _load(tmp_path, text, environ)
+
+    assert config.store_settings().tiers == (
+        TierSettings(path="fast"),
+        TierSettings(compression_level=3, free_bytes_min=1 << 20),
+        TierSettings(path="/mnt/archive/kvstate", compression_level=9, free_bytes_min=1 << 30),
+    )
+    assert config.origins["tiers.cold.path"] == f"{tmp_path}/kvstate.toml:7"
+    assert config.origins["tiers.warm.free_min"] == "$KVSTATE_TIERS_WARM_FREE_MIN"
+    assert config.as_dict()["tiers.cold"]["compression"] == "zstd:9"
+
+
+def test_a_relative_path_starts_in_the_store(tmp_path):
+    tiers = (TierSettings(), TierSettings(path="../warm"), TierSettings(path="/c//d"))
+
+    assert tier_paths(tmp_path / "store", tiers) == (
+        tmp_path / "store/tiers/hot",
+        tmp_path / "warm",
+        Path("/c/d"),
+    )
+
+
+def test_two_tiers_in_one_folder_are_seen_through_a_link(tmp_path):
+    (tmp_path / "disk").mkdir()
+    (tmp_path / "link").symlink_to(tmp_path / "disk")
+    text = f"[tiers.warm]\npath = '{tmp_path}/disk/x'\n[tiers.cold]\npath = '{tmp_path}/link/x'\n"
+
+    with pytest.raises(InvalidConfig, match=r"tiers.warm.path \(.*:2\), tiers.cold.path \(.*:4\)"):
+        _load(tmp_path, text)
+
+
+@pytest.mark.parametrize(
+    ("options", "why"),
+    [
+        ({"path": "s3://bucket"}, "object stores"),
+        ({"path": ""}, "no path"),
+        ({"path": "a\0b"}, "no path"),
+        ({"compression_level": 20}, "between 1 and 19"),
+        ({"compression_level": 0}, "between 1 and 19"),
+        ({"free_bytes_min": -1}, "not between 0"),
+    ],
+)
+def test_a_tiers_settings_refuse_what_cannot_work(options, why):
+    with pytest.raises(InvalidConfig, match=why):
+        TierSettings(**options)
+
+
+def test_settings_with_two_tiers_in_one_folder_are_refused():
+    with pytest.raises(InvalidConfig, match="overlap"):
+        StoreSettings(tiers=(TierSettings(path="/a"), TierSettings(path="/a/b"), TierSettings()))
+
+
 @pytest.mark.parametrize(
     ("text", "line", "why"),
     [
@@ -60,6 +124,35 @@ def test_the_retention_variables_set_the_ages():
         ("[daemon]\nconnections_max = 0\n", 2, "not between"),
         ("[lifecycle]\nhot_days = 40\n", 2, "increase"),
         ("[lifecycle\n", 1, "line 1"),
+        ("[tiers.frozen]\n", 1, r"unknown section \[tiers.frozen\]; did you mean tiers."),
+        ("[tiers]\nfrozen = {}\n", 2, "unknown section"),
+        ("tiers = 5\n", 1, "unknown section"),
+        ("[tiers]\ncold = 5\n", 2, "must be a section"),
+        ("[store]\n[tiers.cold]\npaht = '/x'\n", 3, "unknown key tiers.cold.paht; did you mean"),
+        (
+            "[tiers.hot]\npath = '/a'\n[tiers.cold]\npath = 5\n",
+            4,
+            "tiers.cold.path: Expected `str`",
+        ),
+        ("[tiers.cold]\nfree_min = '1 parsec'\n", 2, "no number of bytes"),
+        ("[tiers.cold]\nfree_min = -1\n", 2, "tiers.cold.free_min: -1 is not between"),
+        ("[tiers.cold]\ncompression = 'zstd:20'\n", 2, "neither 'none' nor 'zstd'"),
+        ("[tiers.warm]\ncompression = 'gzip'\n", 2, "tiers.warm.compression: .*'gzip' is neither"),
+        ("[tiers.cold]\ncompression = 9\n", 2, "Expected `str`"),
+        (
+            "[tiers.cold]\npath = 's3://bucket/x'\n",
+            2,
+            "not available in this version; give",
+        ),
+        ("tiers.cold.path = 'https://host/x'\n", 1, "object stores"),
+        ("[tiers]\ncold.path = 'gs://bucket'\n", 2, "object stores"),
+        ("\n[tiers]\ncold = { path = 'azure://x' }\n", 3, "object stores"),
+        ("[tiers.warm]\npath = '/x'\n[tiers.cold]\npath = '/x/'\n", 4, "one or overlap"),
+        ("[tiers.warm]\npath = '/x'\n[tiers.cold]\npath = '/x/y/../z'\n", 2, "one or overlap"),
+        ("[tiers.cold]\npath = 'tiers/hot/cold'\n", 2, "one or overlap"),
+        ("[tiers.cold]\npath = 'records/cold'\n", 2, "the records"),
+        ("[tiers.cold]\npath = '.'\n", 2, "the store's own folder"),
+        ("[tiers.cold]\npath = '..'\n", 2, "the store's own folder"),
     ],
 )
 def test_what_is_wrong_is_named_with_its_line(tmp_path, text, line, why):
@@ -75,6 +168,11 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, line, why):
         ("KVSTATE_STORE_MAPBYTES", "1", "did you mean map_bytes"),
         ("KVSTATE_STORE_READERS_MAX", "x", "Expected `int`"),
         ("HOT_RETENTION_DAYS", "soon", "Expected `float`"),
+        ("KVSTATE_TIERS_COLD_PATHS", "/x", "unknown key tiers.cold.paths; did you mean path"),
+        ("KVSTATE_TIERS_FROZEN_PATH", "/x", "unknown section"),
+        ("KVSTATE_TIERS_COLD_PATH", "s3://bucket", "object stores"),
+        ("KVSTATE_TIERS_COLD_PATH", "tiers/warm", "overlap"),
+        ("KVSTATE_TIERS_COLD_FREE_MIN", "lots", "no number of bytes"),
     ],
 )
 def test_a_wrong_override_is_named(variable, value, why):
