@@ -49,7 +49,7 @@ LAYERS = (
         "kvstate.schemas",
     },
     {"kvstate.keyspace", "kvstate.records", "kvstate.places", "kvstate.journal", "kvstate.config"},
-    {"kvstate.staging", "kvstate.blob_reader", "kvstate.blobs"},
+    {"kvstate.staging", "kvstate.zstd", "kvstate.blob_reader", "kvstate.blobs"},
     {"kvstate.space", "kvstate.history", "kvstate.indexes", "kvstate.state"},
     {"kvstate.keys", "kvstate.expiry", "kvstate.configuring"},
     {"kvstate.key_mapping", "kvstate.series", "kvstate.key_base"},
@@ -66,7 +66,8 @@ LAYERS = (
     {"kvstatefs", "kvstated"},
 )
 # typing_extensions is what Python's own typing will be; type checkers bring it, nothing runs it.
-PYTHON = sys.stdlib_module_names | {"typing_extensions"}
+# compression is Python's own from 3.14 on.
+PYTHON = sys.stdlib_module_names | {"compression", "typing_extensions"}
 ONE_DOOR = ("cbor2", "xxhash")  # one file is the door of both
 # Where a distribution's name is not what it is imported as.
 IMPORT_NAMES = {"fusepy": "fuse", "jsonschema-rs": "jsonschema_rs"}
