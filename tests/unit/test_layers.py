@@ -61,7 +61,15 @@ LAYERS = (
         "kvstate.tier_access",
         "kvstate.tier_places",
     },
-    {"kvstate.staging", "kvstate.blob_reader", "kvstate.blobs"},
+    {
+        "kvstate.faults",
+        "kvstate.staging",
+        "kvstate.zstd",
+        "kvstate.blob_reader",
+        "kvstate.blob_records",
+        "kvstate.blob_reading",
+        "kvstate.blobs",
+    },
     {"kvstate.space", "kvstate.history", "kvstate.indexes", "kvstate.state"},
     {"kvstate.keys", "kvstate.expiry", "kvstate.configuring"},
     {"kvstate.key_mapping", "kvstate.series", "kvstate.key_base"},
@@ -86,7 +94,8 @@ LAYERS = (
     {"kvstatefs", "kvstated"},
 )
 # typing_extensions is what Python's own typing will be; type checkers bring it, nothing runs it.
-PYTHON = sys.stdlib_module_names | {"typing_extensions"}
+# compression is Python's own from 3.14 on.
+PYTHON = sys.stdlib_module_names | {"compression", "typing_extensions"}
 ONE_DOOR = ("cbor2", "xxhash")  # one file is the door of both
 # Where a distribution's name is not what it is imported as.
 IMPORT_NAMES = {"fusepy": "fuse", "jsonschema-rs": "jsonschema_rs"}
