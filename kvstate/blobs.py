@@ -1,104 +1,83 @@
 """Blobs: content, stored once, counted, checked, in the tier that its users want.
 
-A blob's record (key ``B``) is the array of `Blob`. Small content lies in a record of its own
-(``C``); larger content in a file of the tier ``place``, with xxh3-64 checksums of its 64 KiB blocks
-in records of `CHUNK_BLOCKS` (``K``). ``references`` counts the users per tier: artifacts in that
-tier; values of keys and journal entries count as hot. A blob lies in the hottest tier that has a
-user; one that does not is noted (``P``) and moved by the next lifecycle run.
-
-Equal content is found by digest and believed only after its bytes were compared. A file that nobody
-refers to is noted (``G``) in the transaction that dropped the last reference, and removed after it.
+Equal content is found by digest and believed only after its bytes were compared. How a blob's
+records look is in `kvstate.blob_records`, how it is read in `kvstate.blob_reading`; here it comes
+in, moves between tiers, is healed and is swept.
 """
 
 from __future__ import annotations
 
-import hashlib
 import os
 from array import array
 from contextlib import suppress
-from typing import TYPE_CHECKING, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 
-from kvstate.blob_reader import BlobReader
-from kvstate.codec import Hasher, decode, digest, encode, seal, unseal
-from kvstate.errors import Damaged, NotFound, StateError, Unavailable
+from kvstate.blob_reader import BlobReader, PackedReader
+from kvstate.blob_reading import BlobReading
+from kvstate.blob_records import FILE, INLINE, PACKED, TIERS, Blob
+from kvstate.codec import digest, seal
+from kvstate.errors import Damaged, StateError, Unavailable
+from kvstate.faults import point
 from kvstate.keyspace import (
     after_prefix,
     blob_content_key,
     blob_key,
-    checksums_key,
     digest_key,
     digest_prefix,
-    garbage_key,
-    misplaced_key,
+    quarantine_key,
 )
 from kvstate.places import raise_os_error
-from kvstate.policy import TIERS
-from kvstate.records import open_envelope
 from kvstate.staging import BLOCK_BYTES, Content, Staging, file_name
+from kvstate.zstd import Corrupt, Frames, pack_verified
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
 
-    from kvstate.engine import Engine, Reader
+    from kvstate.clock import Clock
+    from kvstate.engine import Engine
     from kvstate.journal import Change, Journal
     from kvstate.places import Place
 
-__all__ = ["FILE", "INLINE", "TIERS", "Blob", "Blobs", "Copy"]
+__all__ = ["FILE", "INLINE", "PACKED", "TIERS", "Blob", "Blobs", "Copy"]
 
 T = TypeVar("T")
 
-INLINE = 0
-FILE = 1
-CHUNK_BLOCKS = 4096
-_GENERATIONS = 1 << 16
-_SWEEP_AT = 32
-_SWEEP_MAX = 1024
-_TRIES = 100
-
-
-class Blob(NamedTuple):
-    """A blob's record."""
-
-    form: int
-    size: int
-    digest: bytes
-    place: int
-    generation: int
-    references: tuple[int, ...]
-
-    def wanted(self) -> int:
-        """Give the hottest tier that has a user."""
-        return next((tier for tier, count in enumerate(self.references) if count), self.place)
-
-    def shifted(self, changes: dict[int, int]) -> Blob:
-        """Give the record with these counts changed; small content has but one, in the first."""
-        if self.form == INLINE:
-            count = self.references[0] + sum(changes.values())
-            return self._replace(references=(count, *self.references[1:]))
-        counts = tuple(n + changes.get(tier, 0) for tier, n in enumerate(self.references))
-        return self._replace(references=counts)
+_GENERATIONS: Final = 1 << 16
+_SWEEP_AT: Final = 32
+_SWEEP_MAX: Final = 1024
+_CLAIM_BYTES: Final = 16 << 20
 
 
 class Copy(NamedTuple):
-    """A blob's file, copied to another tier, verified and published; not yet in the records."""
+    """A blob's file, copied to a tier, verified and published; not yet in the records."""
 
     tier: int
     generation: int
     name: str
     fd: int
+    form: int
+    frames: Frames | None
 
 
 class _Vanished(Exception):
     """The equal blob that was found went away before the commit."""
 
 
-class Blobs:
+class Blobs(BlobReading):
     """The blobs of a store."""
 
-    def __init__(self, engine: Engine, places: tuple[Place, ...], inline_bytes_max: int) -> None:
-        self._engine = engine
-        self.places = places
+    def __init__(
+        self,
+        engine: Engine,
+        places: tuple[Place, ...],
+        clock: Clock,
+        inline_bytes_max: int,
+        *,
+        threads: int = 2,
+    ) -> None:
+        super().__init__(engine, places, clock)
         self._inline_max = inline_bytes_max
+        self._threads = threads
 
     # Content on its way in
 
@@ -138,19 +117,43 @@ class Blobs:
         references: int = 1,
     ) -> T:
         """Store several contents, and run the function with their blobs, in one transaction."""
+        self.places[0].free_floor_check()
         contents = [staging.seal() for staging in stagings]
+        point("sealed")
+        damaged: list[bytes] = []
         equals: list[bytes | None] = [
-            self._equal(content, staging) if content.inline is None else None
+            self._equal(content, staging, damaged) if content.inline is None else None
             for content, staging in zip(contents, stagings, strict=True)
         ]
 
         def run(change: Change) -> T:
             stored = [
-                (content, self._adopt(change, content, tier, equal, references))
+                (content, self._adopt(change, content, tier, equal, references, damaged))
                 for content, equal in zip(contents, equals, strict=True)
             ]
-            return function(change, stored)
+            result = function(change, stored)
+            point("changing")
+            return result
 
+        result = self._publish_and_commit(journal, stagings, contents, equals, run)
+        point("committed")
+        for staging in stagings:
+            staging.settle()
+        point("settled")
+        self.sweep()
+        for blob in dict.fromkeys(damaged):
+            self.heal(journal, blob)
+        return result
+
+    def _publish_and_commit(
+        self,
+        journal: Journal,
+        stagings: Sequence[Staging],
+        contents: Sequence[Content],
+        equals: list[bytes | None],
+        run: Callable[[Change], T],
+    ) -> T:
+        """Publish the files that are new, and commit; after a refusal take them back."""
         published: list[Staging] = []
         try:
             while True:
@@ -158,23 +161,21 @@ class Blobs:
                     if content.inline is None and equal is None and staging not in published:
                         published.append(staging)
                         staging.publish()
+                point("published")
                 try:
-                    result = journal.commit(run)
-                    break
+                    return journal.commit(run)
                 except _Vanished:
-                    equals = [None] * len(contents)
+                    equals[:] = [None] * len(contents)
         except Unavailable:
             raise  # what the disk holds is unknown: the note in the staging folder decides later
         except Exception:
             for staging in published:
-                staging.unpublish()
+                with suppress(StateError):  # then its note in the staging folder tells of it
+                    staging.unpublish()
             raise
-        for staging in stagings:
-            staging.settle()
-        self.sweep()
-        return result
 
-    def _equal(self, content: Content, staging: Staging) -> bytes | None:
+    def _equal(self, content: Content, staging: Staging, damaged: list[bytes]) -> bytes | None:
+        """Give a blob with this very content; take note of those that had it and are damaged."""
         prefix = digest_prefix(content.digest)
         for key, _ in self._engine.scan(prefix, after_prefix(prefix), limit=64):
             blob = key[len(prefix) :]
@@ -182,17 +183,25 @@ class Blobs:
                 with self.reader(blob) as reader:
                     if reader.size == content.size and _same(reader, staging):
                         return blob
+            except Damaged:
+                damaged.append(blob)
             except StateError:
-                continue  # gone meanwhile, or damaged: the new content does not depend on it
+                continue  # gone meanwhile: the new content does not depend on it
         return None
 
     def _adopt(
-        self, change: Change, content: Content, tier: int, equal: bytes | None, references: int
+        self,
+        change: Change,
+        content: Content,
+        tier: int,
+        equal: bytes | None,
+        references: int,
+        damaged: list[bytes],
     ) -> bytes:
         if not content.size:
             return b""
         if content.inline is not None:
-            equal = self._equal_inline(change, content)
+            equal = self._equal_inline(change, content, damaged)
         elif equal is not None and change.tx.get(blob_key(equal)) is None:
             raise _Vanished
         if equal is not None:
@@ -202,154 +211,25 @@ class Blobs:
         form = FILE if content.inline is None else INLINE
         counted = tier if form == FILE else 0
         counts = tuple(references if t == counted else 0 for t in range(len(TIERS)))
-        self._write(change, blob, Blob(form, content.size, content.digest, tier, 0, counts))
+        self.write(change, blob, Blob(form, content.size, content.digest, tier, 0, counts))
         change.tx.put(digest_key(content.digest, blob), b"")
         if content.inline is not None:
             key = blob_content_key(blob)
             change.tx.put(key, seal(key, content.inline))
-        for chunk, first in enumerate(range(0, len(content.checksums), CHUNK_BLOCKS)):
-            key = checksums_key(blob, chunk)
-            part = array("Q", content.checksums[first : first + CHUNK_BLOCKS])
-            change.tx.put(key, seal(key, part.tobytes()))
+        self.write_sums(change, blob, array("Q", content.checksums))
         return blob
 
-    def _equal_inline(self, change: Change, content: Content) -> bytes | None:
+    def _equal_inline(self, change: Change, content: Content, damaged: list[bytes]) -> bytes | None:
         prefix = digest_prefix(content.digest)
         for found, _ in change.tx.scan(prefix, after_prefix(prefix)):
             blob = found[len(prefix) :]
-            key = blob_content_key(blob)
-            data = change.tx.get(key)
-            if (
-                data is not None
-                and data[8:] == content.inline
-                and digest(data[8:]) == content.digest
-            ):
-                return blob
+            data = change.tx.get(blob_content_key(blob))
+            if data is not None and data[8:] == content.inline:
+                if digest(data[8:]) == content.digest:
+                    return blob
+            elif change.tx.get(quarantine_key(blob)) is not None and blob not in damaged:
+                damaged.append(blob)
         return None
-
-    # References
-
-    def record(self, reader: Reader | Engine, blob: bytes) -> Blob | None:
-        """Give a blob's record."""
-        key = blob_key(blob)
-        data = reader.get(key)
-        if data is None:
-            return None
-        form, size, content_digest, place, generation, *counts = decode(
-            open_envelope(key, data).payload
-        )
-        return Blob(form, size, content_digest, place, generation, tuple(counts))
-
-    def _write(self, change: Change, blob: bytes, record: Blob) -> None:
-        change.seal(blob_key(blob), encode([*record[:5], *record.references]))
-        if record.form == FILE and record.wanted() != record.place:
-            change.tx.put(misplaced_key(blob), b"")
-        else:
-            change.tx.delete(misplaced_key(blob))
-
-    def shift(self, change: Change, blob: bytes, changes: dict[int, int]) -> None:
-        """Change the reference counts per tier; the last reference takes the content with it."""
-        if not blob:
-            return
-        record = self.record(change.tx, blob)
-        if record is None:
-            raise Damaged(f"blob {blob.hex()}", "a record refers to it, but it is not there")
-        before, record = record, record.shifted(changes)
-        if record == before:
-            return
-        if min(record.references) < 0:
-            raise Damaged(f"blob {blob.hex()}", "it has fewer references than users")
-        if any(record.references):
-            self._write(change, blob, record)
-        else:
-            self._drop(change, blob, record)
-
-    def release(self, change: Change, blob: bytes) -> None:
-        """Drop a key's or the journal's reference."""
-        self.shift(change, blob, {0: -1})
-
-    def _drop(self, change: Change, blob: bytes, record: Blob) -> None:
-        tx = change.tx
-        tx.delete(blob_key(blob))
-        tx.delete(digest_key(record.digest, blob))
-        if record.form == INLINE:
-            tx.delete(blob_content_key(blob))
-            return
-        tx.delete(misplaced_key(blob))
-        for chunk in range(_chunks(record.size)):
-            tx.delete(checksums_key(blob, chunk))
-        tx.put(garbage_key(record.place, bytes.fromhex(file_name(blob, record.generation))), b"")
-
-    # Reading
-
-    def reader(self, blob: bytes) -> BlobReader:
-        """Open a blob; `NotFound` when there is none, `Damaged` when its file is gone."""
-        if not blob:
-            return BlobReader(0, b"", -1, array("Q"), "empty content")
-        for last_try in range(_TRIES):
-            record, content, sums = self._engine.read(lambda found: self._load(found, blob))
-            if record.form == INLINE:
-                return BlobReader(record.size, content, -1, sums, f"blob {blob.hex()}")
-            name = file_name(blob, record.generation)
-            place = self.places[record.place]
-            try:
-                return BlobReader(record.size, None, place.open(name), sums, place.name_of(name))
-            except NotFound:
-                newer = self.record(self._engine, blob)
-                if newer is None:
-                    raise NotFound("blob", blob.hex()) from None
-                if newer[3:5] == record[3:5] and last_try > 1:
-                    raise Damaged(place.name_of(name), "the file is not there") from None
-        raise Unavailable(f"blob {blob.hex()}", "it moves faster than it can be opened", retry=True)
-
-    def _load(self, reader: Reader, blob: bytes) -> tuple[Blob, bytes | None, array[int]]:
-        record = self.record(reader, blob)
-        if record is None:
-            raise NotFound("blob", blob.hex())
-        sums = array("Q")
-        if record.form == INLINE:
-            key = blob_content_key(blob)
-            data = reader.get(key)
-            if data is None:
-                raise Damaged(f"blob {blob.hex()}", "its content is not there")
-            return record, unseal(key, data), sums
-        for chunk in range(_chunks(record.size)):
-            key = checksums_key(blob, chunk)
-            data = reader.get(key)
-            if data is None:
-                raise Damaged(f"blob {blob.hex()}", "its checksums are not there")
-            sums.frombytes(unseal(key, data))
-        return record, None, sums
-
-    def load(self, blob: bytes) -> bytes:
-        """Give all bytes of a blob."""
-        with self.reader(blob) as reader:
-            return reader.pread(0, reader.size)
-
-    def verify(
-        self, blob: bytes, sha256: bytes = b"", progress: Callable[[int], None] | None = None
-    ) -> None:
-        """Read all of a blob; `Damaged` when anything about it is wrong, its SHA-256 included.
-
-        ``progress`` gets the bytes of each step.
-        """
-        record = self.record(self._engine, blob)
-        proof = hashlib.sha256() if sha256 else None
-        with self.reader(blob) as reader:
-            offset, step = 0, 16 * BLOCK_BYTES
-            from_start = Hasher()
-            while offset < reader.size:
-                data = reader.pread(offset, step)
-                from_start.update(data)
-                if proof is not None:
-                    proof.update(data)
-                offset += step
-                if progress is not None:
-                    progress(len(data))
-        if record is not None and from_start.digest() != record.digest:
-            raise Damaged(f"blob {blob.hex()}", "its content has another digest")
-        if proof is not None and proof.digest() != sha256:
-            raise Damaged(f"blob {blob.hex()}", "its content has another SHA-256")
 
     # Moving between tiers
 
@@ -370,63 +250,115 @@ class Blobs:
         """
         tier = after.wanted()
         record = self.record(self._engine, blob)
-        if record is None or record.form == INLINE or record.place == tier:
+        if record is None or not self.misplaced(record._replace(references=after.references)):
             return None
+        with self.reader(blob) as reader:
+            return self._copy(blob, record, reader, tier, progress)
+
+    def _copy(
+        self,
+        blob: bytes,
+        record: Blob,
+        reader: BlobReader,
+        tier: int,
+        progress: Callable[[int, int], None] | None,
+    ) -> Copy:
+        """Write what a reader gives as the next generation of a blob's file."""
         generation = (record.generation + 1) % _GENERATIONS
         name = file_name(blob, generation)
-        place = self.places[tier]
-        with self.reader(blob) as reader:
-            fd = place.create(name)
-            copy = Copy(tier, generation, name, fd)
-            try:
-                done = 0
-
-                def told(count: int) -> None:
-                    nonlocal done
-                    done += count
-                    if progress is not None:
-                        progress(done, 2 * reader.size)
-
-                reader.copy_to(fd, None if progress is None else told)
-                with reader.twin(os.dup(fd), place.name_of(name)) as copied:
-                    for offset in range(0, copied.size, 16 * BLOCK_BYTES):
-                        told(len(copied.pread(offset, 16 * BLOCK_BYTES)))
-                place.publish(name, fd)
-            except OSError as error:
-                self.drop_copy(copy)
-                raise_os_error(error, place.name_of(name))
-            except BaseException:
-                self.drop_copy(copy)
-                raise
+        place, form = self.places[tier], self.form_in(tier)
+        if form == FILE:
+            place.claim(record.size)
+        copy = Copy(tier, generation, name, place.create(name), form, None)
+        try:
+            point("staged")
+            told = _Told(place, record.size, progress)
+            if form == PACKED:
+                copy = copy._replace(frames=self._pack(reader, copy.fd, tier, told))
+            else:
+                self._copy_plain(reader, copy.fd, place.name_of(name), told)
+            point("verified")
+            place.publish(name, copy.fd)
+            point("published")
+        except OSError as error:
+            self.drop_copy(copy)
+            raise_os_error(error, place.name_of(name))
+        except BaseException:
+            self.drop_copy(copy)
+            raise
         return copy
+
+    def _pack(self, reader: BlobReader, fd: int, tier: int, told: _Told) -> Frames:
+        level = self.places[tier].compression_level
+        assert level is not None
+        if reader.frames is not None:
+            reader.copy_to(fd, told)
+            point("copied")
+            with reader.twin(os.dup(fd), reader.name) as copied:
+                copied.verify_file(told)
+            return reader.frames
+        try:
+            return pack_verified(
+                reader.fd,
+                reader.size,
+                fd,
+                level,
+                reader.sums,
+                told=lambda count: told(2 * count),
+                threads=self._threads,
+            )
+        except Corrupt as error:
+            # The source is the likeliest to be wrong: reading it says so, and where.
+            for offset in range(0, reader.size, 16 * BLOCK_BYTES):
+                reader.pread(offset, 16 * BLOCK_BYTES)
+            raise Unavailable("the copy", str(error), retry=True) from None
+
+    def _copy_plain(self, reader: BlobReader, fd: int, what: str, told: _Told) -> None:
+        if isinstance(reader, PackedReader):
+            reader.write_to(fd, told)
+        else:
+            reader.copy_to(fd, told)
+        point("copied")
+        with BlobReader(reader.size, None, os.dup(fd), reader.sums, what) as copied:
+            copied.verify_file(told)
 
     def drop_copy(self, copy: Copy) -> None:
         """Take a copy back that no record names."""
         place = self.places[copy.tier]
-        place.remove(copy.name)
-        place.settle(copy.name)
-        os.close(copy.fd)
+        try:
+            with suppress(StateError):  # then its note in the staging folder tells of it
+                place.remove(copy.name)
+                place.settle(copy.name)
+        finally:
+            os.close(copy.fd)
 
     def keep_copy(self, copy: Copy) -> None:
         """Drop a committed copy's note."""
         self.places[copy.tier].settle(copy.name)
         os.close(copy.fd)
+        point("settled")
         self.sweep()
 
     def switch(self, change: Change, blob: bytes, copy: Copy) -> bool:
         """Let the record name the copy, if it still wants it; say whether it did."""
         record = self.record(change.tx, blob)
-        if record is None or record.wanted() != copy.tier or record.place == copy.tier:
+        if record is None or record.wanted() != copy.tier or not self.misplaced(record):
             return False
+        return self._name_copy(change, blob, record, copy)
+
+    def _name_copy(self, change: Change, blob: bytes, record: Blob, copy: Copy) -> bool:
         if (record.generation + 1) % _GENERATIONS != copy.generation:
             return False
-        old = bytes.fromhex(file_name(blob, record.generation))
-        change.tx.put(garbage_key(record.place, old), b"")
-        self._write(change, blob, record._replace(place=copy.tier, generation=copy.generation))
+        self.drop_file(change, blob, record)
+        named = record._replace(place=copy.tier, generation=copy.generation, form=copy.form)
+        if copy.frames is not None:
+            self.write_frames(change, blob, copy.frames)
+        self.write(change, blob, named)
+        point("changing")
         return True
 
-    def misplaced(self) -> Iterator[bytes]:
-        """Give the blobs that lie in another tier than their users want."""
+    def misplaced_blobs(self) -> Iterator[bytes]:
+        """Give the blobs that lie elsewhere, or in another form, than they should."""
         for key, _ in self._engine.scan(b"P", b"Q", limit=_SWEEP_MAX):
             yield key[1:]
 
@@ -450,11 +382,93 @@ class Blobs:
         except Exception:
             self.drop_copy(copy)
             raise
+        point("committed")
         if switched:
             self.keep_copy(copy)
         else:
             self.drop_copy(copy)
         return switched
+
+    # Healing
+
+    def heal(self, journal: Journal, blob: bytes) -> bool:
+        """Give a damaged blob good content again, if there is any elsewhere; say whether.
+
+        It is looked for among other blobs of the same digest, and among files of its own that lie
+        in some tier still. What is taken has every checksum that this blob has, and the same bytes
+        wherever this blob's own blocks are good.
+        """
+        record = self.record(self._engine, blob)
+        if record is None or self._engine.get(quarantine_key(blob)) is None:
+            return False
+        if record.form == INLINE:
+            return self._heal_small(journal, blob, record)
+        for reader in self._candidates(blob, record):
+            with reader:
+                try:
+                    if not self._is_twin(blob, record, reader):
+                        continue
+                    copy = self._copy(blob, record, reader, record.place, None)
+                except StateError:
+                    continue
+
+            def run(change: Change, copy: Copy = copy) -> bool:
+                now = self.record(change.tx, blob)
+                if now is None or not self._name_copy(change, blob, now, copy):
+                    return False
+                change.tx.delete(quarantine_key(blob))
+                change.say("heal", "", "", None, None, f"blob {blob.hex()}")
+                return True
+
+            return self.with_copy(journal, copy, run)
+        return False
+
+    def _candidates(self, blob: bytes, record: Blob) -> Iterator[BlobReader]:
+        """Open what may hold a blob's content."""
+        prefix = digest_prefix(record.digest)
+        for key, _ in self._engine.scan(prefix, after_prefix(prefix), limit=64):
+            other = key[len(prefix) :]
+            if other != blob:
+                with suppress(StateError):
+                    yield self.reader(other)
+        with suppress(StateError):
+            sums = self._engine.read(lambda found: self.sums(found, blob, record.size))
+            for place in self.places:
+                yield from _former(place, blob, record, sums)
+
+    def _is_twin(self, blob: bytes, record: Blob, reader: BlobReader) -> bool:
+        """Say whether a reader has a blob's content, as far as it can be known."""
+        if reader.size != record.size:
+            return False
+        with suppress(StateError):
+            sums = self._engine.read(lambda found: self.sums(found, blob, record.size))
+            if sums != reader.sums:
+                return False
+        with suppress(StateError), self.reader(blob, suspect=True) as own:
+            own.on_damage = None
+            for offset in range(0, record.size, BLOCK_BYTES):
+                try:
+                    block = own.pread(offset, BLOCK_BYTES)
+                except StateError:
+                    continue
+                if block != reader.pread(offset, BLOCK_BYTES):
+                    return False
+        return True
+
+    def _heal_small(self, journal: Journal, blob: bytes, record: Blob) -> bool:
+        def run(change: Change) -> bool:
+            prefix = digest_prefix(record.digest)
+            for found, _ in change.tx.scan(prefix, after_prefix(prefix)):
+                data = change.tx.get(blob_content_key(found[len(prefix) :]))
+                if data is not None and digest(data[8:]) == record.digest:
+                    key = blob_content_key(blob)
+                    change.tx.put(key, seal(key, data[8:]))
+                    change.tx.delete(quarantine_key(blob))
+                    change.say("heal", "", "", None, None, f"blob {blob.hex()}")
+                    return True
+            return False
+
+        return journal.commit(run)
 
     # Sweeping
 
@@ -467,8 +481,11 @@ class Blobs:
             with suppress(StateError):  # a tier that does not answer keeps its notes
                 removed += self.places[key[1]].remove(key[2:].hex())
                 gone.append(key)
+        if removed:
+            point("removed")
         if len(gone) >= _SWEEP_AT or (gone and all_notes):
             self._engine.txn(lambda tx: [tx.delete(key) for key in gone])
+            point("swept")
         return removed
 
     def recover(self) -> int:
@@ -477,10 +494,11 @@ class Blobs:
         for tier, place in enumerate(self.places):
             for name, fd in place.leftovers():
                 try:
-                    if not self.names(tier, name):
-                        place.remove(name)
-                    place.settle(name)
-                    count += 1
+                    with suppress(StateError):  # one file that cannot go must not keep all closed
+                        if not self.names(tier, name):
+                            place.remove(name)
+                        place.settle(name)
+                        count += 1
                 finally:
                     os.close(fd)
         return count
@@ -492,16 +510,42 @@ class Blobs:
         except ValueError:
             return False
         record = self.record(self._engine, blob)
-        return record is not None and (record.form, record.place, record.generation) == (
-            FILE,
-            tier,
-            generation,
+        return (
+            record is not None
+            and record.form != INLINE
+            and (record.place, record.generation) == (tier, generation)
         )
 
 
-def _chunks(size: int) -> int:
-    blocks = -(-size // BLOCK_BYTES)
-    return -(-blocks // CHUNK_BLOCKS)
+class _Told:
+    """Tells of the bytes of a copy as they go, and asks for room now and then."""
+
+    def __init__(
+        self, place: Place, size: int, progress: Callable[[int, int], None] | None
+    ) -> None:
+        self._place = place
+        self._total = 2 * size
+        self._progress = progress
+        self._done = 0
+        self._asked = 0
+
+    def __call__(self, count: int) -> None:
+        self._done += count
+        if self._done - self._asked >= _CLAIM_BYTES:
+            self._asked = self._done
+            self._place.claim(0)
+        if self._progress is not None:
+            self._progress(min(self._done, self._total), self._total)
+
+
+def _former(place: Place, blob: bytes, record: Blob, sums: array[int]) -> Iterator[BlobReader]:
+    """Open plain files of a blob's former generations that lie in a tier still."""
+    own = file_name(blob, record.generation)
+    for name in place.names_like(blob.hex()):
+        if name == own:
+            continue
+        with suppress(StateError):
+            yield BlobReader(record.size, None, place.open(name), sums, place.name_of(name))
 
 
 def _same(reader: BlobReader, staging: Staging) -> bool:

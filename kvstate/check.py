@@ -26,6 +26,7 @@ Invariants, by the name that a `Problem` bears:
 - ``misplaced``   a blob that lies in another tier than its users want is noted
 - ``file``        a blob's file is there and has its size (with ``verify``: and its checksums)
 - ``tier``        each tier's folder is there, and the store's (else none of its files is looked at)
+- ``damaged``     no blob is in quarantine
 - ``orphan``      a file in a tier has a record, or a note that it is to be removed
 - ``journal``     revisions follow each other, each linked to the one before; the count of bytes is
                   right
@@ -37,7 +38,7 @@ import struct
 from collections import Counter
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvstate.blobs import FILE, INLINE, Blob
+from kvstate.blob_records import INLINE, PACKED, Blob
 from kvstate.chain import Chain
 from kvstate.codec import decode, digest, unseal
 from kvstate.errors import NotFound, StateError
@@ -60,6 +61,7 @@ from kvstate.records import GONE, SPILLED, open_envelope
 from kvstate.space import open_space
 from kvstate.staging import BLOCK_BYTES, file_name
 from kvstate.state import unpack_usage
+from kvstate.zstd import Corrupt, Frames
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -147,6 +149,9 @@ class _Walk:
         self._misplaced: set[bytes] = set()
         self._contents: dict[bytes, bytes] = {}
         self._sums: Counter[bytes] = Counter()
+        self._frames: dict[bytes, list[bytes]] = {}
+        self.packed: dict[bytes, int] = {}
+        self.damaged: dict[bytes, str] = {}
         self._users: dict[bytes, list[int]] = {}
         self._chain: Chain | None = None
         self._journal_end: int | None = None
@@ -170,6 +175,8 @@ class _Walk:
             ord("C"): self._content,
             ord("K"): self._kept,
             ord("Q"): self._checksums,
+            ord("F"): self._frame,
+            ord("O"): self._quarantine,
             ord("V"): self._version,
             ord("W"): self._stale,
             ord("X"): self._field,
@@ -318,6 +325,12 @@ class _Walk:
 
     def _checksums(self, key: bytes, data: bytes) -> None:
         self._sums[key[1:17]] += len(unseal(key, data)) // 8
+
+    def _frame(self, key: bytes, data: bytes) -> None:
+        self._frames.setdefault(key[1:17], []).append(unseal(key, data))
+
+    def _quarantine(self, key: bytes, data: bytes) -> None:
+        self.damaged[key[1:]] = decode(open_envelope(key, data).payload)
 
     def _digest(self, key: bytes, _data: bytes) -> None:
         self._digests.add((key[1:17], key[17:]))
@@ -471,7 +484,10 @@ class _Walk:
             self.say("reference", f"blob {blob.hex()}", f"{users} refer to it, it is not there")
         for _, blob in self._digests:
             self.say("digest", f"blob {blob.hex()}", "a digest leads to it, it is not there")
-        for blob in self._contents.keys() | self._sums.keys() | self._misplaced:
+        for blob, why in self.damaged.items():
+            self.say("damaged", f"blob {blob.hex()}", why)
+        left = self._contents.keys() | self._sums.keys() | self._frames.keys() | self._misplaced
+        for blob in left:
             self.say("content", f"blob {blob.hex()}", "its content is there, its record is not")
 
     def _compare_content(self, where: str, blob: bytes, record: Blob) -> None:
@@ -483,9 +499,19 @@ class _Walk:
     def _compare_file(self, where: str, blob: bytes, record: Blob) -> None:
         if self._sums.pop(blob, 0) != -(-record.size // BLOCK_BYTES):
             self.say("checksums", where, "it has not the checksums of all its blocks")
-        if (record.wanted() != record.place) != (blob in self._misplaced):
+        # A plain file may be noted that is to be packed where it is.
+        misplaced, noted = record.wanted() != record.place, blob in self._misplaced
+        if (misplaced and not noted) or (noted and not misplaced and record.form == PACKED):
             self.say("misplaced", where, "its place and the note of it disagree")
         self._misplaced.discard(blob)
+        parts = self._frames.pop(blob, None)
+        if record.form == PACKED:
+            try:
+                self.packed[blob] = Frames.from_records(parts or []).size
+            except Corrupt as error:
+                self.say("checksums", where, str(error))
+        elif parts is not None:
+            self.say("checksums", where, "it has frames, and is not packed")
 
 
 def _check_files(
@@ -496,10 +522,11 @@ def _check_files(
     *,
     verify: bool,
 ) -> None:
-    wanted: dict[tuple[int, str], bytes] = {}
-    for blob, record in walk.blobs.items():
-        if record.form == FILE:
-            wanted[record.place, file_name(blob, record.generation)] = blob
+    wanted = {
+        (record.place, file_name(blob, record.generation)): blob
+        for blob, record in walk.blobs.items()
+        if record.form != INLINE
+    }
     present, away = _present(blobs, walk)
     walk.counts["files"] = len(present)
     for (tier, name), size in present.items():
@@ -510,9 +537,9 @@ def _check_files(
                 "orphan", blobs.places[tier].name_of(name), f"no record names it ({size} bytes)"
             )
     for done, ((tier, name), blob) in enumerate(wanted.items()):
-        if tier in away:
+        if tier in away or blob in walk.damaged:
             continue
-        size = walk.blobs[blob].size
+        size = walk.packed.get(blob, walk.blobs[blob].size)
         if present.get((tier, name)) != size or verify:
             _check_content(blobs, walk, blob, present.get((tier, name)), verify=verify)
         if progress is not None:
@@ -558,8 +585,9 @@ def _check_content(
             return
         with blobs.reader(blob) as reader:
             found = reader.file_size()
-            if found != reader.size:
-                walk.say("file", f"blob {blob.hex()}", f"{found} bytes, not {reader.size}")
+            stored = reader.size if reader.frames is None else reader.frames.size
+            if found != stored:
+                walk.say("file", f"blob {blob.hex()}", f"{found} bytes, not {stored}")
     except NotFound:
         return  # deleted since the walk
     except StateError as error:

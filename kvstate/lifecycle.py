@@ -422,7 +422,7 @@ class Lifecycle:
         self._apply_due(counts)
         self._empty_trash(counts)
         self._blobs.recover()
-        for blob in self._blobs.misplaced():
+        for blob in self._blobs.misplaced_blobs():
             self._settle(blob)
         self._blobs.sweep(all_notes=True)
         return sweeping.swept

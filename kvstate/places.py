@@ -100,6 +100,16 @@ class Place:
             with contextlib.suppress(Unavailable):
                 self._room(self._access.held, 0)
 
+    def names_like(self, prefix: str) -> list[str]:
+        """Give the names of the published files that begin with a blob's identity in hex."""
+        folder = self._access.use()
+        if folder is None:
+            return []
+        try:
+            return [n for n in os.listdir(folder.sub(_fan(prefix))) if n.startswith(prefix)]  # noqa: PTH208
+        except (OSError, NotFound):
+            return []
+
     def free_bytes(self) -> int:
         """Give the bytes that an ordinary user may still write here."""
         found = self._access.space(self._access.held)
@@ -283,9 +293,29 @@ def copy_between(
 ) -> None:
     """Copy so many bytes between descriptors, in the kernel where it can (reflinks included).
 
-    ``told`` is called with the bytes of each step, if somebody wants to know.
+    Holes stay holes. ``told`` is called with the bytes of each step, if somebody wants to know.
     """
     done = 0
+    while done < size:
+        try:
+            begin = os.lseek(source, done, os.SEEK_DATA)
+            end = min(size, os.lseek(source, begin, os.SEEK_HOLE))
+        except OSError as error:
+            # ENXIO: nothing but a hole is left; EINVAL: a file system that knows none.
+            begin, end = (size, size) if error.errno == errno.ENXIO else (done, size)
+        begin = min(begin, size)
+        if told is not None and begin > done:
+            told(begin - done)
+        _copy_data(source, target, begin, end, told)
+        done = end
+    if os.fstat(target).st_size < size:
+        os.ftruncate(target, size)
+
+
+def _copy_data(
+    source: int, target: int, done: int, size: int, told: Callable[[int], None] | None
+) -> None:
+    """Copy the bytes from one offset to another."""
     step = size if told is None else _TOLD_BYTES
     while done < size:
         try:

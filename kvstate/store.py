@@ -88,7 +88,9 @@ class Store:
         self.read_only = read_only
         self._places = places
         self._journal = Journal(engine, clock, settings, actor=actor)
-        self.blobs = Blobs(engine, places, settings.inline_bytes_max)
+        self.blobs = Blobs(
+            engine, places, clock, settings.inline_bytes_max, threads=settings.move_threads
+        )
         self._journal.release = self.blobs.release
         self._journal.load = self.blobs.load
         self._state = State(engine, self._journal, self.blobs, clock, settings.inline_bytes_max)

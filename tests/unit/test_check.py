@@ -35,7 +35,9 @@ def sound(tmp_path):
         store.artifacts.put("t/w/small", b"small")
         store.artifacts.put("t/w/large", LARGE)
         store.artifacts.put("u/w/large", LARGE)
+        store.artifacts.put("u/w/cold", LARGE[:-1])
         store.artifacts.move("u/w/large", "cold")
+        store.artifacts.move("u/w/cold", "cold")
         assert store.check(verify=True).clean
         yield store
 
@@ -95,9 +97,10 @@ BREAKAGES = {
     "a lost digest": (lambda s: _delete(s, _first(s, b"H")), "digest"),
     "a digest of nothing": (lambda s: _put(s, digest_key(b"d" * 16, b"b" * 16), b""), "digest"),
     "a note of a blob that is in place": (
-        lambda s: _put(s, b"P" + _first(s, b"Q")[1:17], b""),
+        lambda s: _put(s, b"P" + _first(s, b"F")[1:17], b""),
         "misplaced",
     ),
+    "lost frames": (lambda s: _delete(s, _first(s, b"F")), "checksums"),
     "a lost file": (lambda s: _blob_file(s).unlink(), "file"),
     "a cut file": (lambda s: _blob_file(s).write_bytes(b"short"), "file"),
     "an orphan": (lambda s: (_blob_file(s).parent / ("ab" * 18)).write_bytes(b"x"), "orphan"),
