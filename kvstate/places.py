@@ -27,7 +27,7 @@ from typing import TYPE_CHECKING, NoReturn
 from kvstate.errors import Damaged, Denied, Full, NotFound, StateError, Unavailable
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
 __all__ = ["Place", "copy_between", "raise_os_error"]
@@ -134,6 +134,16 @@ class Place:
         except OSError as error:
             raise_os_error(error, self.name_of(name))
         return True
+
+    def sync_removed(self, names: Iterable[str]) -> None:
+        """Make it durable that these files are gone: until then a power cut may bring them back."""
+        for fan in {_fan(name) for name in names}:
+            try:
+                os.fsync(self._folder(fan))
+            except NotFound:
+                continue  # their folder is gone, too
+            except OSError as error:
+                raise_os_error(error, str(self.path / fan))
 
     def open(self, name: str) -> int:
         """Open a published file for reading; `NotFound` when it is not there."""
