@@ -484,9 +484,24 @@ class Blobs(BlobReading):
         if removed:
             point("removed")
         if len(gone) >= _SWEEP_AT or (gone and all_notes):
-            self._engine.txn(lambda tx: [tx.delete(key) for key in gone])
+            self._drop_notes(gone)
             point("swept")
         return removed
+
+    def _drop_notes(self, notes: list[bytes]) -> None:
+        """Drop the notes of files that are gone for good.
+
+        A commit of the records says nothing about the file system's own: after a power cut the
+        note could be gone and the file there again, and nobody would ever remove it.
+        """
+        synced: list[bytes] = []
+        for tier, place in enumerate(self.places):
+            keys = [key for key in notes if key[1] == tier]
+            with suppress(StateError):
+                place.sync_removed(key[2:].hex() for key in keys)
+                synced += keys
+        if synced:
+            self._engine.txn(lambda tx: [tx.delete(key) for key in synced])
 
     def recover(self) -> int:
         """Finish or undo what dead writers left in the staging folders; say how many files."""

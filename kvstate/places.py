@@ -32,7 +32,7 @@ from kvstate.tier_access import Access
 from kvstate.tier_folders import STAGING, raise_os_error
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterator
+    from collections.abc import Callable, Iterable, Iterator
     from pathlib import Path
 
     from kvstate.tier_folders import Folder, Owner
@@ -206,6 +206,20 @@ class Place:
         except OSError as error:
             raise_os_error(error, self.name_of(name))
         return True
+
+    def sync_removed(self, names: Iterable[str]) -> None:
+        """Make it durable that these files are gone: until then a power cut may bring them back."""
+        fans = {_fan(name) for name in names}
+        folder = self._access.use() if fans else None
+        if folder is None:
+            return
+        for fan in fans:
+            try:
+                os.fsync(folder.sub(fan))
+            except NotFound:
+                continue  # their folder is gone, too
+            except OSError as error:
+                raise_os_error(error, str(self.path / fan))
 
     def open(self, name: str) -> int:
         """Open a published file for reading; `NotFound` when it is not there."""
