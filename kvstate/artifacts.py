@@ -20,6 +20,7 @@ from kvstate.artifact_files import (
 from kvstate.artifact_reading import ArtifactReading
 from kvstate.clock import seconds_to_ns
 from kvstate.codec import Value, encode
+from kvstate.drill import Drill, drill
 from kvstate.errors import Conflict, Exists, InvalidValue, NotFound
 from kvstate.names import artifact_path, segments
 from kvstate.nodes import File, Folder, described
@@ -545,6 +546,18 @@ class Artifacts(ArtifactReading):
             )
             for artifact in found
         ]
+
+    def drill(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        count: int = 5,
+        prefix: str = "",
+        from_tier: str = "cold",
+        seed: int | None = None,
+    ) -> Drill:
+        """Restore a random sample of a tier into a folder and verify it; the store is unchanged."""
+        return drill(self, target, count=count, prefix=prefix, from_tier=from_tier, seed=seed)
 
     def _move(
         self,

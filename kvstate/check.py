@@ -34,8 +34,10 @@ Invariants, by the name that a `Problem` bears:
 
 from __future__ import annotations
 
+import re
 import struct
 from collections import Counter
+from contextlib import suppress
 from typing import TYPE_CHECKING, NamedTuple
 
 from kvstate.blob_records import INLINE, PACKED, Blob
@@ -46,6 +48,11 @@ from kvstate.indexes import entries, key_of_entry
 from kvstate.journal import unpack_entries
 from kvstate.keyspace import (
     ROOT_ID,
+    digest_key,
+    due_key,
+    expiry_key,
+    held_key,
+    misplaced_key,
     parse_due,
     parse_expiry,
     parse_held,
@@ -53,11 +60,24 @@ from kvstate.keyspace import (
     parse_recent,
     parse_stale,
     parse_version,
+    recent_key,
+    usage_key,
 )
 from kvstate.nodes import File, Folder, open_trashed, unpack
 from kvstate.policy import TIERS
 from kvstate.policy_record import ASSESSED
 from kvstate.records import GONE, SPILLED, open_envelope
+from kvstate.repair import (
+    count,
+    erase,
+    lead,
+    name_space,
+    refer,
+    show,
+    stale,
+    toggle,
+    total,
+)
 from kvstate.space import open_space
 from kvstate.staging import BLOCK_BYTES, file_name
 from kvstate.state import unpack_usage
@@ -68,12 +88,15 @@ if TYPE_CHECKING:
 
     from kvstate.blobs import Blobs
     from kvstate.engine import Engine, Reader
+    from kvstate.journal import Change, Journal
     from kvstate.nodes import Node
+    from kvstate.repair import Mend
     from kvstate.space import Space
 
-__all__ = ["Problem", "Report", "check"]
+__all__ = ["Problem", "Report", "check", "repair"]
 
 
+_REPAIRS_MAX = 3
 _COUNTED = (
     "records",
     "namespaces",
@@ -101,6 +124,8 @@ class Report(NamedTuple):
 
     problems: tuple[Problem, ...]
     counts: dict[str, int]
+    repaired: tuple[Problem, ...] = ()
+    """What was wrong, and is not any more."""
 
     @property
     def clean(self) -> bool:
@@ -116,17 +141,61 @@ def check(
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Report:
     """Walk over the store; with ``verify`` also read every byte of every blob."""
-    walk = _Walk()
+    walk = _Walk(blobs)
     engine.read(walk.run)
     _check_files(engine, blobs, walk, progress, verify=verify)
     return Report(tuple(walk.problems), dict(walk.counts))
 
 
+def repair(
+    engine: Engine,
+    journal: Journal,
+    blobs: Blobs,
+    *,
+    verify: bool = False,
+    progress: Callable[[int, int, str], None] | None = None,
+) -> Report:
+    """Check, write anew what can be found again, and check once more: what is left stands there."""
+
+    def run(change: Change) -> _Walk:
+        walk = _Walk(blobs)
+        walk.run(change.tx)
+        change.tx.memo.clear()
+        for problem, mend in walk.mends:
+            mend(change)
+            change.say("repair", "", problem.where, None, None, f"{problem.kind}: {problem.why}")
+        return walk
+
+    found = journal.commit(run)
+    for _ in range(_REPAIRS_MAX if found.mends else 0):  # what was mended may show more
+        if not journal.commit(run).mends:
+            break
+    _check_files(engine, blobs, found, progress, verify=verify)
+    for tier, name in found.orphans:
+        with suppress(StateError):
+            blobs.places[tier].remove(name)
+    for blob in found.lost:
+        blobs.quarantine(blob, "its file is not what it should be")
+    for quarantined in list(blobs.quarantined()):
+        with suppress(StateError):
+            blobs.verify(quarantined.blob)  # what is whole after all is let out
+        with suppress(StateError):
+            blobs.heal(journal, quarantined.blob)
+    left = check(engine, blobs, verify=verify, progress=progress)
+    known = {(problem.kind, problem.where) for problem in left.problems}
+    repaired = [each for each in found.problems if (each.kind, each.where) not in known]
+    return left._replace(repaired=tuple(repaired))
+
+
 class _Walk:
     """The records of one consistent state."""
 
-    def __init__(self) -> None:
+    def __init__(self, blobs: Blobs) -> None:
+        self._blobs = blobs
         self.problems: list[Problem] = []
+        self.mends: list[tuple[Problem, Mend]] = []
+        self.orphans: list[tuple[int, str]] = []
+        self.lost: list[bytes] = []
         self.counts: Counter[str] = Counter(dict.fromkeys(_COUNTED, 0))
         self.blobs: dict[bytes, Blob] = {}
         self.garbage: set[tuple[int, str]] = set()
@@ -156,9 +225,12 @@ class _Walk:
         self._chain: Chain | None = None
         self._journal_end: int | None = None
 
-    def say(self, kind: str, where: object, why: str) -> None:
-        """Note a problem."""
-        self.problems.append(Problem(kind, str(where), why))
+    def say(self, kind: str, where: object, why: str, mend: Mend | None = None) -> None:
+        """Note a problem, and what would mend it."""
+        problem = Problem(kind, str(where), why)
+        self.problems.append(problem)
+        if mend is not None:
+            self.mends.append((problem, mend))
 
     def run(self, reader: Reader) -> None:
         """Read every record, then compare them."""
@@ -228,7 +300,7 @@ class _Walk:
         envelope = open_envelope(key, data)
         number = int.from_bytes(key[1:9], "big")
         if number not in self._namespaces:  # N sorts before S
-            self.say("namespace", key, "the key belongs to no namespace")
+            self.say("namespace", key, "the key belongs to no namespace", name_space(number))
         if envelope.expires_ns:
             self._expiries ^= {(envelope.expires_ns, number, key[9:])}
         size = len(key) - 9
@@ -362,16 +434,19 @@ class _Walk:
 
     def _compare_namespaces(self) -> None:
         for number, name in self._versions.keys() - self._stales:
-            self.say("version", f"{number}/{name.decode()}", "nothing says when it gets too old")
+            where = f"{number}/{name.decode()}"
+            self.say("version", where, "nothing says when it gets too old", stale(number, name))
         for key, blob in self._spilled.items():
             record = self.blobs.get(blob)
             self._used[int.from_bytes(key[1:9], "big")][1] += 0 if record is None else record.size
         for number, space_name in self._namespaces.items():
             kept, used = self._kept_usage.pop(number, (0, 0)), self._used.get(number, [0, 0])
             if list(kept) != used:
-                self.say("count", space_name, f"it counts {list(kept)} keys and bytes, not {used}")
+                why = f"it counts {list(kept)} keys and bytes, not {used}"
+                self.say("count", space_name, why, count(number, *used))
         for number in self._kept_usage:
-            self.say("count", f"identity {number}", "no namespace has it")
+            mend = erase(usage_key(number))
+            self.say("count", f"identity {number}", "no namespace has it", mend)
         for entry in self._fields:
             self._compare_field(entry)
 
@@ -381,15 +456,17 @@ class _Walk:
         if space is None or not any(f.number == field and f.ready for f in space.fields):
             return  # of an index that is being built, or dropped
         if space.prefix + key_of_entry(entry)[1] not in self._spilled:
-            self.say("index", entry, "index and record disagree")
+            self.say("index", entry, "index and record disagree", toggle(entry))
 
     def _compare(self) -> None:
         self._compare_namespaces()
         for moment, number, name in sorted(self._expiries):
             where = f"{self._namespaces.get(number, number)}/{name.decode(errors='replace')}"
-            self.say("expiry", where, f"index and record disagree on the expiry {moment}")
+            mend = toggle(expiry_key(moment, number, name))
+            self.say("expiry", where, f"index and record disagree on the expiry {moment}", mend)
         for moment, number in sorted(self._dues):
-            self.say("due", f"identity {number}", f"index and record disagree on {moment}")
+            why = f"index and record disagree on {moment}"
+            self.say("due", f"identity {number}", why, toggle(due_key(moment, number)))
         self._compare_identities()
         self._compare_folders()
         self._compare_blobs()
@@ -425,19 +502,25 @@ class _Walk:
             kept, counted = self._totals.get(folder, [0] * 7), totals.get(folder, [0] * 7)
             if kept != counted:
                 name = self._nodes[folder].name if folder in self._nodes else "nothing"
-                self.say("usage", f"{name or 'store'} #{folder}", f"{kept}, not {counted}")
+                where = f"{name or 'store'} #{folder}"
+                self.say("usage", where, f"{kept}, not {counted}", total(folder, counted))
         for entry in sorted(recents ^ self._recents):
-            self.say("recent", f"identity {entry[2]}", f"index and record disagree: {entry}")
+            why = f"index and record disagree: {entry}"
+            self.say("recent", f"identity {entry[2]}", why, toggle(recent_key(*entry)))
         for held in sorted(helds ^ self._helds):
-            self.say("held", f"identity {held[1]}", "index and record disagree")
+            mend = toggle(held_key(*held))
+            self.say("held", f"identity {held[1]}", "index and record disagree", mend)
 
     def _compare_identities(self) -> None:
         for number, (parent, name) in self._places.items():
             node = self._nodes.get(number)
             if node is None or (node.parent, node.name) != (parent, name):
-                self.say("identity", f"identity {number}", f"it leads to {name!r}, which is not it")
+                why = f"it leads to {name!r}, which is not it"
+                self.say("identity", f"identity {number}", why, lead(number, node))
         for number in self._nodes.keys() - self._places.keys():
-            self.say("identity", self._nodes[number].name or "root", "its identity leads nowhere")
+            node = self._nodes[number]
+            why = "its identity leads nowhere"
+            self.say("identity", node.name or "root", why, lead(number, node))
 
     def _compare_folders(self) -> None:
         shown: dict[int, list[int]] = {}
@@ -451,9 +534,9 @@ class _Walk:
                 self.say("depth", node.name, "it does not lie below tenant/workflow/")
         for node in self._nodes.values():
             if isinstance(node, Folder) and list(node.shown) != shown.get(node.id, [0, 0, 0]):
-                self.say(
-                    "folder", node.name, f"it counts {node.shown}, it has {shown.get(node.id)}"
-                )
+                counted = shown.get(node.id, [0, 0, 0])
+                why = f"it counts {node.shown}, it has {counted}"
+                self.say("folder", node.name, why, show(node, counted))
         if ROOT_ID not in self._nodes:
             self.say("folder", "root", "it is not there")
 
@@ -472,9 +555,11 @@ class _Walk:
             where = f"blob {blob.hex()}"
             users = self._users.pop(blob, [0] * len(TIERS))
             if list(record.references) != users or not any(users):
-                self.say("reference", where, f"it counts {record.references}, it has {users}")
+                why = f"it counts {record.references}, it has {users}"
+                self.say("reference", where, why, refer(self._blobs, blob, record, users))
             if (record.digest, blob) not in self._digests:
-                self.say("digest", where, "its digest does not lead to it")
+                mend = toggle(digest_key(record.digest, blob))
+                self.say("digest", where, "its digest does not lead to it", mend)
             self._digests.discard((record.digest, blob))
             if record.form == INLINE:
                 self._compare_content(where, blob, record)
@@ -482,13 +567,26 @@ class _Walk:
                 self._compare_file(where, blob, record)
         for blob, users in self._users.items():
             self.say("reference", f"blob {blob.hex()}", f"{users} refer to it, it is not there")
-        for _, blob in self._digests:
-            self.say("digest", f"blob {blob.hex()}", "a digest leads to it, it is not there")
+        for content_digest, blob in self._digests:
+            mend = toggle(digest_key(content_digest, blob))
+            self.say("digest", f"blob {blob.hex()}", "a digest leads to it, it is not there", mend)
         for blob, why in self.damaged.items():
             self.say("damaged", f"blob {blob.hex()}", why)
         left = self._contents.keys() | self._sums.keys() | self._frames.keys() | self._misplaced
         for blob in left:
-            self.say("content", f"blob {blob.hex()}", "its content is there, its record is not")
+            mend = self._erase_content(blob)
+            why = "its content is there, its record is not"
+            self.say("content", f"blob {blob.hex()}", why, mend)
+
+    @staticmethod
+    def _erase_content(blob: bytes) -> Mend:
+        mends = [erase(kind + blob) for kind in (b"C", b"Q", b"F", b"P")]
+
+        def mend(change: Change) -> None:
+            for each in mends:
+                each(change)
+
+        return mend
 
     def _compare_content(self, where: str, blob: bytes, record: Blob) -> None:
         found = self._contents.pop(blob, None)
@@ -502,7 +600,8 @@ class _Walk:
         # A plain file may be noted that is to be packed where it is.
         misplaced, noted = record.wanted() != record.place, blob in self._misplaced
         if (misplaced and not noted) or (noted and not misplaced and record.form == PACKED):
-            self.say("misplaced", where, "its place and the note of it disagree")
+            mend = toggle(misplaced_key(blob))
+            self.say("misplaced", where, "its place and the note of it disagree", mend)
         self._misplaced.discard(blob)
         parts = self._frames.pop(blob, None)
         if record.form == PACKED:
@@ -533,9 +632,10 @@ def _check_files(
         if (tier, name) in walk.garbage or (tier, name) in wanted:
             continue
         if _still_orphan(engine, blobs, tier, name):
-            walk.say(
-                "orphan", blobs.places[tier].name_of(name), f"no record names it ({size} bytes)"
-            )
+            where = blobs.places[tier].name_of(name)
+            walk.say("orphan", where, f"no record names it ({size} bytes)")
+            if _is_ours(name):
+                walk.orphans.append((tier, name))
     for done, ((tier, name), blob) in enumerate(wanted.items()):
         if tier in away or blob in walk.damaged:
             continue
@@ -569,6 +669,11 @@ def _still_orphan(engine: Engine, blobs: Blobs, tier: int, name: str) -> bool:
     )
 
 
+def _is_ours(name: str) -> bool:
+    """Say whether a file has a name as this store gives it."""
+    return re.fullmatch(r"[0-9a-f]{36}", name) is not None
+
+
 def _bytes_of(name: str) -> bytes:
     try:
         return bytes.fromhex(name)
@@ -588,7 +693,9 @@ def _check_content(
             stored = reader.size if reader.frames is None else reader.frames.size
             if found != stored:
                 walk.say("file", f"blob {blob.hex()}", f"{found} bytes, not {stored}")
+                walk.lost.append(blob)
     except NotFound:
         return  # deleted since the walk
     except StateError as error:
         walk.say("file", f"blob {blob.hex()}", f"{error} (found {size})")
+        walk.lost.append(blob)

@@ -128,6 +128,11 @@ _OPTIONS: Final = {
     "limit": "int?",
     "for_seconds": "value",
     "dry_run": "bool?",
+    "bytes_max": "int?",
+    "rate": "number?",
+    "restart": "bool?",
+    "verify": "bool?",
+    "repair": "bool?",
 }
 
 
@@ -176,6 +181,21 @@ _TABLE: Final = (
         "Walk over the whole store and name every inconsistency; verify reads all content, too. "
         "With progress, frames of [done, total or 0, name] go before the result.",
         verify="bool?",
+        progress="bool?",
+    ),
+    _writes(
+        "repair",
+        "[[[kind, where, why], ...], counts, [[kind, where, why], ...]]",
+        "Check, and write anew what can be found again; gives what is left, and what was repaired.",
+        verify="bool?",
+        progress="bool?",
+    ),
+    _writes(
+        "scrub",
+        "[bytes, records, blobs, damaged, healed, complete, started_at]",
+        "Read everything that is stored, from where the last scrub ended; progress as for check. "
+        "Options: bytes_max, rate, restart.",
+        options="mapping?",
         progress="bool?",
     ),
     _reads(

@@ -29,6 +29,7 @@ from kvstate.names import check_namespace
 from kvstate.remote_artifacts import RemoteArtifacts
 from kvstate.remote_lifecycle import RemoteLifecycle
 from kvstate.remote_namespace import RemoteNamespace
+from kvstate.scrubbing import Scrubbed, scrubbed_of
 from kvstate.space import settings_of
 from kvstate.transaction import Transaction, transact
 from kvstate.wire import default_socket
@@ -233,11 +234,30 @@ class RemoteStore:
         self,
         *,
         verify: bool = False,
+        repair: bool = False,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> Report:
-        """Walk over everything and name every inconsistency; ``verify`` reads every byte, too."""
-        problems, counts = self._client.told("check", (verify, progress is not None), progress)
-        return Report(tuple(Problem(*problem) for problem in problems), counts)
+        """Walk over everything and name every inconsistency; ``verify`` reads every byte, too.
+
+        With ``repair`` write anew what can be found again; the report says what is left.
+        """
+        operation = "repair" if repair else "check"
+        arguments = (verify, progress is not None)
+        problems, counts, *more = self._client.told(operation, arguments, progress)
+        repaired = tuple(Problem(*each) for each in more[0]) if more else ()
+        return Report(tuple(Problem(*problem) for problem in problems), counts, repaired)
+
+    def scrub(
+        self,
+        *,
+        bytes_max: int | None = None,
+        rate: float = 0,
+        restart: bool = False,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> Scrubbed:
+        """Read everything that is stored and compare checksums, from where the last scrub ended."""
+        options = {"bytes_max": bytes_max, "rate": rate, "restart": restart}
+        return scrubbed_of(self._client.told("scrub", (options, progress is not None), progress))
 
     def acting(self, actor: str) -> NoReturn:
         """Not here (`Denied`): the daemon says who acts, by the user of the connected process."""

@@ -12,6 +12,7 @@ from typing import TYPE_CHECKING, Any, BinaryIO
 from kvstate.artifact_files import Artifact, Content
 from kvstate.artifact_reading import TrashedArtifact, Verified
 from kvstate.artifacts import Stored
+from kvstate.drill import Drill, drill
 from kvstate.errors import Exists, InvalidValue, NotFound
 from kvstate.places import raise_os_error
 from kvstate.tally import Totals, Usage
@@ -373,6 +374,18 @@ class RemoteArtifacts:
             if progress is not None:
                 progress(len(restored), 0, restored[-1].name)
         return restored
+
+    def drill(
+        self,
+        target: str | os.PathLike[str],
+        *,
+        count: int = 5,
+        prefix: str = "",
+        from_tier: str = "cold",
+        seed: int | None = None,
+    ) -> Drill:
+        """Restore a random sample of a tier into a folder and verify it; the store is unchanged."""
+        return drill(self, target, count=count, prefix=prefix, from_tier=from_tier, seed=seed)
 
 
 def _given(**options: Any) -> dict[str, Any]:

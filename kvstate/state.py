@@ -30,12 +30,21 @@ if TYPE_CHECKING:
     from kvstate.engine import Engine, Reader
     from kvstate.journal import Change, Journal
 
-__all__ = ["ArchiveFirst", "Entry", "State", "Usage", "expired", "journal_value", "unpack_usage"]
+__all__ = [
+    "USAGE",
+    "ArchiveFirst",
+    "Entry",
+    "State",
+    "Usage",
+    "expired",
+    "journal_value",
+    "unpack_usage",
+]
 
 T = TypeVar("T")
 
 _PAGE = 512
-_USAGE = Struct(">QQQQ")
+USAGE = Struct(">QQQQ")
 
 
 class Entry(NamedTuple):
@@ -225,7 +234,7 @@ class State:
     def put_usage(self, change: Change, number: int, usage: Usage) -> None:
         """Write what is counted of a namespace."""
         key = usage_key(number)
-        change.tx.put(key, seal(key, _USAGE.pack(*usage)))
+        change.tx.put(key, seal(key, USAGE.pack(*usage)))
         change.tx.memo["usage", number] = usage
 
     # Values
@@ -250,7 +259,7 @@ class State:
 
 def unpack_usage(key: bytes, data: bytes) -> Usage:
     """Open the record of what is counted of a namespace."""
-    return Usage(*_USAGE.unpack(unseal(key, data)))
+    return Usage(*USAGE.unpack(unseal(key, data)))
 
 
 def journal_value(envelope: Envelope) -> bytes | Spilled:

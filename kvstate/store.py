@@ -21,6 +21,7 @@ from kvstate.blobs import Blobs
 from kvstate.catalog import Catalog
 from kvstate.chain import verify as verify_chain
 from kvstate.check import check as walk
+from kvstate.check import repair as mend
 from kvstate.clock import SECOND, SystemClock
 from kvstate.codec import decode, encode
 from kvstate.configuring import configure, remove_namespace
@@ -40,6 +41,7 @@ from kvstate.policy import TIERS
 from kvstate.policy_record import Policies
 from kvstate.reads import Reads
 from kvstate.records import FORMAT, open_envelope
+from kvstate.scrubbing import Scrubbing
 from kvstate.settings import StoreSettings
 from kvstate.state import State
 from kvstate.tier_places import open_places
@@ -56,6 +58,7 @@ if TYPE_CHECKING:
     from kvstate.engine import Engine
     from kvstate.journal import Change, Event
     from kvstate.places import Place
+    from kvstate.scrubbing import Scrubbed
     from kvstate.space import NamespaceSettings
     from kvstate.transaction import Seen, SeenRange, Write
 
@@ -105,6 +108,7 @@ class Store:
         )
         expiry.archive = self.artifacts.put_with
         self._expiry = expiry
+        self._scrubbing = Scrubbing(engine, self._journal, self.blobs, clock)
         self.lifecycle = Lifecycle(
             engine,
             self._journal,
@@ -283,10 +287,34 @@ class Store:
         self,
         *,
         verify: bool = False,
+        repair: bool = False,
         progress: Callable[[int, int, str], None] | None = None,
     ) -> Report:
-        """Walk over everything and name every inconsistency; ``verify`` reads every byte, too."""
+        """Walk over everything and name every inconsistency; ``verify`` reads every byte, too.
+
+        With ``repair`` write anew what can be found again (indexes, counts, references), remove
+        files that nothing names, heal what is damaged; the report says what is left, and what not.
+        """
+        if repair:
+            return mend(self.engine, self._journal, self.blobs, verify=verify, progress=progress)
         return walk(self.engine, self.blobs, verify=verify, progress=progress)
+
+    def scrub(
+        self,
+        *,
+        bytes_max: int | None = None,
+        rate: float = 0,
+        restart: bool = False,
+        progress: Callable[[int, int, str], None] | None = None,
+    ) -> Scrubbed:
+        """Read everything that is stored and compare checksums, from where the last scrub ended.
+
+        For about so many bytes, or to the end; at so many bytes a second, or as fast as it goes.
+        ``restart`` begins a new round. ``progress`` gets the bytes read, 0, and what is being read.
+        """
+        return self._scrubbing.run(
+            bytes_max=bytes_max, rate=rate, restart=restart, progress=progress
+        )
 
     def close(self) -> None:
         """Let go of everything. What was acknowledged is on disk already."""

@@ -195,6 +195,10 @@ class ArtifactRequests:
 
     # The lifecycle
 
+    def _scrub(self, options: Options = None, progress: bool | None = None) -> bytes:  # noqa: FBT001
+        given = checked_options(options, "bytes_max", "rate", "restart")
+        return result(self._store.scrub(progress=self._teller(told=progress), **given))
+
     def _lifecycle_plan(
         self, limit: int | None = None, until: int | None = None, after: list[Any] | None = None
     ) -> bytes:

@@ -123,6 +123,12 @@ class Session(ArtifactRequests):
         report = self._store.check(verify=bool(verify), progress=self._teller(told=progress))
         return _result([list(report.problems[:PROBLEMS_MAX]), report.counts])
 
+    def _repair(self, verify: bool | None = None, progress: bool | None = None) -> bytes:  # noqa: FBT001
+        told = self._teller(told=progress)
+        report = self._store.check(verify=bool(verify), repair=True, progress=told)
+        left, repaired = report.problems[:PROBLEMS_MAX], report.repaired[:PROBLEMS_MAX]
+        return _result([list(left), report.counts, list(repaired)])
+
     def _journal(
         self,
         since: int | None = None,

@@ -103,7 +103,10 @@ BREAKAGES = {
     "lost frames": (lambda s: _delete(s, _first(s, b"F")), "checksums"),
     "a lost file": (lambda s: _blob_file(s).unlink(), "file"),
     "a cut file": (lambda s: _blob_file(s).write_bytes(b"short"), "file"),
-    "an orphan": (lambda s: (_blob_file(s).parent / ("ab" * 18)).write_bytes(b"x"), "orphan"),
+    "an orphan": (
+        lambda s: _blob_file(s).with_name(_blob_file(s).name[:-4] + "0009").write_bytes(b"x"),
+        "orphan",
+    ),
     "a lost count": (lambda s: _delete(s, _first(s, b"K")), "count"),
     "a lost version": (lambda s: _delete(s, s.engine.scan(b"V", b"W", limit=2)[1][0]), "version"),
     "versions that never get too old": (lambda s: _delete(s, _first(s, b"W")), "version"),
@@ -118,6 +121,46 @@ BREAKAGES = {
         "journal",
     ),
 }
+
+
+BEYOND_REPAIR = {
+    "a flipped record",
+    "a key of no kind",
+    "a lost blob",
+    "a lost content",
+    "lost checksums",
+    "lost frames",
+    "a lost file",
+    "a cut file",
+    "a lost version",
+    "a gap in the journal",
+    "a journal entry altered and sealed again",
+}
+
+
+@pytest.mark.parametrize("what", sorted(BREAKAGES.keys() - BEYOND_REPAIR))
+def test_a_repair_mends(sound, what):
+    breakage, kind = BREAKAGES[what]
+    breakage(sound)
+
+    report = sound.check(repair=True)
+
+    assert report.clean
+    assert kind in {problem.kind for problem in report.repaired}
+    assert sound.check(verify=True).clean
+    assert {event.kind for event in sound.journal()} >= {"repair"} or kind == "orphan"
+
+
+@pytest.mark.parametrize("what", sorted(BEYOND_REPAIR))
+def test_a_repair_leaves_named_what_it_cannot_mend(sound, what):
+    breakage, _ = BREAKAGES[what]
+    breakage(sound)
+
+    report = sound.check(repair=True)
+
+    assert not report.clean
+    assert sound.check(repair=True).problems == report.problems
+    assert sound.namespace("ns")["k"] == 1
 
 
 @pytest.mark.parametrize("what", BREAKAGES)

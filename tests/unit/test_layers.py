@@ -77,8 +77,20 @@ LAYERS = (
     {"kvstate.transaction", "kvstate.locks"},
     {"kvstate.nodes", "kvstate.tally", "kvstate.policy_record"},
     {"kvstate.folders", "kvstate.filing", "kvstate.catalog", "kvstate.moving", "kvstate.reads"},
-    {"kvstate.artifact_files", "kvstate.artifact_reading", "kvstate.artifacts"},
-    {"kvstate.assessing", "kvstate.lifecycle", "kvstate.check", "kvstate.audit"},
+    {
+        "kvstate.artifact_files",
+        "kvstate.artifact_reading",
+        "kvstate.drill",
+        "kvstate.artifacts",
+    },
+    {
+        "kvstate.assessing",
+        "kvstate.lifecycle",
+        "kvstate.scrubbing",
+        "kvstate.check",
+        "kvstate.repair",
+        "kvstate.audit",
+    },
     {"kvstate.store"},
     {"kvstate.operations", "kvstate.wire"},
     {
