@@ -114,6 +114,7 @@ class Artifacts(ArtifactReading):
         """
         index = tier_index(tier)
         facts = None if metadata is None else _checked_metadata(metadata)
+        policy = self._catalog.policies.ruling().policy
         pairs = items.items() if isinstance(items, Mapping) else items
         counts = [0, 0, 0]
         batch: list[_Item] = []
@@ -121,11 +122,10 @@ class Artifacts(ArtifactReading):
         try:
             for name, content in pairs:
                 parts = artifact_path(name)
-                staging = self._staging(index, parts)
+                staging = self._blobs.staging(index, content if isinstance(content, bytes) else b"")
+                staging.proven = policy.section(name).sha256
                 batch.append(_Item(name, parts, staging, facts))
-                if isinstance(content, bytes):
-                    staging.write(0, content)
-                else:
+                if not isinstance(content, bytes):
                     writer = ArtifactWriter(_no_store, staging)
                     with writer.kept():
                         copy_in(content, writer)

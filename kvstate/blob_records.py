@@ -18,7 +18,7 @@ from array import array
 from contextlib import suppress
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kvstate.codec import decode, encode, seal, unseal
+from kvstate.codec import decode, encode, encode_plain, seal, unseal
 from kvstate.errors import Damaged, StateError
 from kvstate.keyspace import (
     blob_content_key,
@@ -121,7 +121,7 @@ class BlobRecords:
 
     def write(self, change: Change, blob: bytes, record: Blob) -> None:
         """Write a blob's record, and the note whether it is misplaced."""
-        change.seal(blob_key(blob), encode([*record[:5], *record.references]))
+        change.seal(blob_key(blob), encode_plain([*record[:5], *record.references]))
         if record.form == INLINE:
             return
         if self.misplaced(record):

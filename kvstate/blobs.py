@@ -81,9 +81,9 @@ class Blobs(BlobReading):
 
     # Content on its way in
 
-    def staging(self, tier: int) -> Staging:
-        """Give a new staging for content of this tier."""
-        return Staging(self.places[tier], self._inline_max)
+    def staging(self, tier: int, content: bytes = b"") -> Staging:
+        """Give a new staging for content of this tier, with content to begin with."""
+        return Staging(self.places[tier], self._inline_max, content)
 
     def commit(
         self,

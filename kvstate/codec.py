@@ -36,6 +36,7 @@ __all__ = [
     "decode",
     "digest",
     "encode",
+    "encode_known",
     "encode_plain",
     "seal",
     "unseal",
@@ -126,6 +127,11 @@ def encode(value: Value) -> bytes:
         if isinstance(error, InvalidValue):
             raise
         raise InvalidValue("value", f"{type(value).__name__} cannot be kept: {error}") from None
+
+
+def encode_known(value: Value) -> bytes:
+    """Give the bytes of a value that is known to be of the model: faster than `encode`."""
+    return cbor2.dumps(value, encoders=_ENCODERS)
 
 
 encode_plain: Callable[[object], bytes] = cbor2.dumps

@@ -75,9 +75,11 @@ class Filing(Folders):
             self._place(change, file.id, file.parent, file.name.encode())
         policy, in_force = self.policies.in_force(change.tx)
         path = lineage.path(file.name)
-        verdict = policy.verdict(facts_of(path, file), change.at_ns)
-        look_ns = 0 if verdict.look_ns is None else max(verdict.look_ns, LOOK_AT_ONCE)
-        file = file._replace(look_ns=look_ns if in_force else LOOK_AT_ONCE)
+        look_ns, keep_newest = policy.look_ns(facts_of(path, file), change.at_ns)
+        if not in_force:
+            look_ns = LOOK_AT_ONCE
+        if look_ns != file.look_ns:
+            file = file._replace(look_ns=look_ns)
         self._index(change, lineage, old, file)
         if grew is None:
             grew = old is None or file.size > old.size
@@ -86,7 +88,7 @@ class Filing(Folders):
         if old is None or old.tier != file.tier:
             shift = {file.tier: 1} if old is None else {old.tier: -1, file.tier: 1}
             self._count(change, file.parent, shift, touched=old is None)
-        if verdict.keep_newest and (old is None or old.written_ns != file.written_ns):
+        if keep_newest and (old is None or old.written_ns != file.written_ns):
             self._displace(change, lineage, policy, path, file)
         return file
 

@@ -199,12 +199,25 @@ class Lifecycle:
 
     # Looking
 
-    def _look(self, reader: Reader, node_id: int, policy: Policy, now_ns: int) -> _Look | None:
-        """Look at an artifact; None when there is none of this identity."""
+    def _look(
+        self,
+        reader: Reader,
+        node_id: int,
+        policy: Policy,
+        now_ns: int,
+        folders: dict[int, str],
+    ) -> _Look | None:
+        """Look at an artifact; None when there is none of this identity.
+
+        ``folders`` remembers the paths of folders, for as long as the reader sees one state.
+        """
         file = self._catalog.node(node_id, reader)
         if not isinstance(file, File):
             return None
-        return self._judge(reader, file, self._catalog.path(node_id, reader), policy, now_ns)
+        folder = folders.get(file.parent)
+        if folder is None:
+            folder = folders[file.parent] = self._catalog.path(file.parent, reader)
+        return self._judge(reader, file, f"{folder}/{file.name}", policy, now_ns)
 
     def _judge(self, reader: Reader, file: File, path: str, policy: Policy, now_ns: int) -> _Look:
         facts = facts_of(path, file)
@@ -261,7 +274,7 @@ class Lifecycle:
     def _move_of(self, node_id: int, policy: Policy, now_ns: int) -> Move | None:
         def look(reader: Reader) -> _Look | None:
             with suppress(NotFound):
-                return self._look(reader, node_id, policy, now_ns)
+                return self._look(reader, node_id, policy, now_ns, {})
             return None
 
         found = self._engine.read(look)
@@ -458,7 +471,8 @@ class Lifecycle:
         now_ns = self._clock.now_ns()
 
         def look_all(reader: Reader) -> list[_Look]:
-            looks = [self._look(reader, node_id, policy, now_ns) for node_id in ids]
+            folders: dict[int, str] = {}
+            looks = [self._look(reader, node_id, policy, now_ns, folders) for node_id in ids]
             return [look for look in looks if look is not None]
 
         at_once = []

@@ -35,6 +35,11 @@ _RESERVED: Final = '/\\:*?"<>|'
 _SEGMENT = re.compile(rf'[^{_CONTROL}/\\:*?"<>|]+')
 _NAMESPACE = re.compile(rf'[^{_CONTROL}/\\*?"<>|]+')
 _KEY = re.compile(rf"[^{_CONTROL}]+")
+# What most paths are made of: 1 to 255 plain characters each, none that begins with a dot.
+_PLAIN_PATH = re.compile(
+    r"[A-Za-z0-9_@+=,~#-][A-Za-z0-9_@+=,~# .-]{0,254}"
+    r"(?:/[A-Za-z0-9_@+=,~#-][A-Za-z0-9_@+=,~# .-]{0,254})*"
+)
 _PLAIN_KEY = re.compile(rf"[^{_CONTROL}%/.][^{_CONTROL}%/]{{0,62}}")  # 63 x 4 bytes: always fits
 
 
@@ -122,6 +127,8 @@ def segments(path: object, *, kind: str = "artifact") -> tuple[str, ...]:
     """Split ``a/b/c`` and check each segment; `InvalidName` for an empty one, too."""
     if not isinstance(path, str):
         raise InvalidName(kind, path, f"it is {type(path).__name__}, not text")
+    if len(path) <= PATH_BYTES_MAX and _PLAIN_PATH.fullmatch(path):
+        return tuple(path.split("/"))
     parts = tuple(path.split("/"))
     for part in parts:
         try:

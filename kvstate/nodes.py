@@ -5,7 +5,7 @@ from __future__ import annotations
 from functools import lru_cache
 from typing import NamedTuple, TypeAlias
 
-from kvstate.codec import Value, decode, encode
+from kvstate.codec import Value, decode, encode_plain
 from kvstate.policy import TIERS, Facts
 from kvstate.records import open_envelope
 
@@ -126,7 +126,7 @@ def described(node: Node | None) -> bytes | None:
     """Give what the journal says of an artifact's state."""
     if not isinstance(node, File):
         return None
-    return encode(
+    return encode_plain(
         {
             "id": node.id,
             "tier": TIERS[node.tier],

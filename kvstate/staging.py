@@ -90,18 +90,24 @@ class Sums:
 class Staging:
     """Content that can still change. Not for several threads at once: its owner locks."""
 
-    def __init__(self, place: Place, inline_bytes_max: int) -> None:
+    def __init__(self, place: Place, inline_bytes_max: int, content: bytes = b"") -> None:
+        """Begin empty, or with content that is at hand."""
         self.place = place
         self._inline_max = inline_bytes_max
         self._memory: bytearray | None = bytearray()
         self._fd = -1
         self._size = 0
-        self._sums: Sums | None = Sums()
+        self._sums: Sums | None = None  # what is in memory is hashed when it is sealed
+        self._whole: bytes | None = None
         self._claimed = 0
         self.blob = new_blob()
         self.published = False
         self.proven = False
         """Whether a SHA-256 is made of the content when it is sealed."""
+        if content and len(content) <= inline_bytes_max:
+            self._whole, self._size = content, len(content)  # not copied before it changes
+        elif content:
+            self.write(0, content)
 
     @property
     def name(self) -> str:
@@ -118,6 +124,7 @@ class Staging:
         end = offset + len(data)
         if end > SIZE_MAX:
             raise InvalidValue("content", f"it would have {end} bytes, {SIZE_MAX} are possible")
+        self._open_up()
         if self._memory is not None and end > self._inline_max:
             self._spill()
         if self._sums is not None:
@@ -134,6 +141,12 @@ class Staging:
             self._write_file(offset, data)
         self._size = max(self._size, end)
         return len(data)
+
+    def _open_up(self) -> None:
+        """Let content that was given whole be changed."""
+        if self._whole is not None:
+            self._memory = bytearray(self._whole)
+            self._whole = None
 
     def _write_file(self, offset: int, data: bytes | memoryview) -> None:
         view = memoryview(data)
@@ -159,6 +172,7 @@ class Staging:
 
     def read(self, offset: int, size: int) -> bytes:
         """Read what is there: shorter at the end, empty past it."""
+        self._open_up()
         if self._memory is not None:
             return bytes(self._memory[offset : offset + size])
         try:
@@ -172,9 +186,10 @@ class Staging:
             raise InvalidValue("content", f"{size} bytes are more than {SIZE_MAX}")
         if size == self._size:
             return
+        self._open_up()
         if self._memory is not None and size > self._inline_max:
             self._spill()
-        self._sums = Sums() if size == 0 else None
+        self._sums = Sums() if size == 0 and self._memory is None else None
         if self._memory is not None:
             del self._memory[size:]
             self._memory += bytes(max(0, size - len(self._memory)))
@@ -196,6 +211,7 @@ class Staging:
             return
         if size > SIZE_MAX:
             raise InvalidValue("content", f"{size} bytes are more than {SIZE_MAX}")
+        self._open_up()
         self._spill()
         self._sums = None
         try:
@@ -221,6 +237,8 @@ class Staging:
             self._fd = -1
             raise
         self._memory = None
+        self._sums = Sums()
+        self._sums.update(data)
 
     def _unshare(self) -> None:
         """Make a copy to write to: the published file is never written again."""
@@ -244,7 +262,7 @@ class Staging:
     def seal(self) -> Content:
         """Give size, digest and checksums of the content as it is now."""
         if self._memory is not None:
-            data = bytes(self._memory)
+            data = bytes(self._memory) if self._whole is None else self._whole
             proof = hashlib.sha256(data).digest() if self.proven else b""
             return Content(len(data), digest(data), data, self.blob, (), proof)
         sums = self._sums
@@ -292,5 +310,6 @@ class Staging:
             os.close(self._fd)
             self._fd = -1
         self._memory = bytearray()
+        self._whole = None
         self._size = 0
         self.published = False

@@ -6,6 +6,8 @@ import math
 from datetime import UTC, date, datetime
 
 import pytest
+from hypothesis import given
+from hypothesis import strategies as st
 
 from kvstate.errors import InvalidValue
 from kvstate.policy import DAY, Facts, Policy, override_ns
@@ -241,3 +243,30 @@ class TestBlocks:
 def test_settings_that_cannot_be(settings, where):
     with pytest.raises(InvalidValue, match=where):
         Policy.of(settings)
+
+
+@given(
+    settings=st.sampled_from(
+        [
+            {},
+            {"hot_days": 0, "warm_days": 0, "cold_days": 0},
+            {"floor_days": 40},
+            {"cold_days": "never"},
+            {"rules": [{"prefix": "t/"}]},
+            {"tenants": {"t": {"hot_days": 20, "floor_days": 100}}},
+        ]
+    ),
+    tier=st.integers(0, 2),
+    age=st.floats(0, 200),
+    since=st.floats(0, 200),
+    override=st.sampled_from([{}, {"retention_override": "10d"}]),
+)
+def test_the_short_way_agrees_with_the_verdict(settings, tier, age, since, override):
+    policy = Policy.of(settings)
+    written = NOW - round(age * DAY)
+    seen = facts(tier=tier, age_days=age, metadata=override)
+    seen = seen._replace(aged_from_ns=max(written, NOW - round(since * DAY)))
+
+    verdict = policy.verdict(seen, NOW)
+
+    assert policy.look_ns(seen, NOW) == (verdict.look_ns or 0, verdict.keep_newest)
