@@ -81,6 +81,7 @@ from kvstate.repair import (
 from kvstate.space import open_space
 from kvstate.staging import BLOCK_BYTES, file_name
 from kvstate.state import unpack_usage
+from kvstate.tally import TRASH_ID
 from kvstate.zstd import Corrupt, Frames
 
 if TYPE_CHECKING:
@@ -214,6 +215,7 @@ class _Walk:
         self._recents: set[tuple[int, int, int]] = set()
         self._helds: set[tuple[int, int]] = set()
         self._totals: dict[int, list[int]] = {}
+        self._trashed = [0] * 8
         self._digests: set[tuple[bytes, bytes]] = set()
         self._misplaced: set[bytes] = set()
         self._contents: dict[bytes, bytes] = {}
@@ -374,7 +376,7 @@ class _Walk:
 
     def _tally(self, key: bytes, data: bytes) -> None:
         body = unseal(key, data)
-        self._totals[int.from_bytes(key[1:], "big")] = list(struct.unpack(">7Q", body))
+        self._totals[int.from_bytes(key[1:], "big")] = list(struct.unpack(">8Q", body))
 
     def _queue(self, key: bytes, data: bytes) -> None:
         decode(open_envelope(key, data).payload)
@@ -382,6 +384,8 @@ class _Walk:
     def _trash(self, key: bytes, data: bytes) -> None:
         file = open_trashed(key, data).file
         self._use(file.blob, file.tier)
+        self._trashed[2 * file.tier] += 1
+        self._trashed[2 * file.tier + 1] += file.size
         self.counts["trashed"] += 1
 
     def _blob(self, key: bytes, data: bytes) -> None:
@@ -484,7 +488,7 @@ class _Walk:
         return tuple(reversed(above))[:3]
 
     def _compare_totals(self) -> None:
-        totals: dict[int, list[int]] = {}
+        totals = {TRASH_ID: self._trashed}
         recents, helds = set(), set()
         for node in self._nodes.values():
             if not isinstance(node, File):
@@ -494,12 +498,13 @@ class _Walk:
             if node.holds:
                 helds.add((lineage[-1] if lineage else 0, node.id))
             for folder in lineage:
-                counted = totals.setdefault(folder, [0] * 7)
+                counted = totals.setdefault(folder, [0] * 8)
                 counted[2 * node.tier] += 1
                 counted[2 * node.tier + 1] += node.size
                 counted[6] += bool(node.holds)
+                counted[7] += node.failure is not None
         for folder in sorted(totals.keys() | self._totals.keys()):
-            kept, counted = self._totals.get(folder, [0] * 7), totals.get(folder, [0] * 7)
+            kept, counted = self._totals.get(folder, [0] * 8), totals.get(folder, [0] * 8)
             if kept != counted:
                 name = self._nodes[folder].name if folder in self._nodes else "nothing"
                 where = f"{name or 'store'} #{folder}"

@@ -28,6 +28,7 @@ from kvstate.nodes import File, facts_of
 from kvstate.pacing import Pace
 from kvstate.policy import PURGE, TIERS
 from kvstate.records import open_envelope, seal_envelope
+from kvstate.tally import TRASH_ID
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
@@ -588,11 +589,22 @@ class Lifecycle:
         fields = decode(open_envelope(_LAST_RUN, data).payload)
         return outcome_of(fields)
 
+    def damaged(self, limit: int = 100) -> dict[str, object]:
+        """Give how many contents are in quarantine, and the names of artifacts that have them."""
+        blobs = {each.blob for each in self._blobs.quarantined()}
+        names = self._assessing.users(blobs, limit) if blobs else []
+        return {"blobs": len(blobs), "artifacts": names}
+
     def summary(self) -> dict[str, object]:
         """Give the tiers' contents, the last run and the next due time, as plain values."""
         last = self.last()
+        totals = self._catalog.totals(ROOT_ID)
+        trash = self._catalog.totals(TRASH_ID)
         return {
-            "tiers": tiers_of(self._catalog.totals(ROOT_ID)),
+            "tiers": tiers_of(totals),
+            "held": totals.held,
+            "failed": totals.failed,
+            "trash": {"artifacts": trash.artifacts, "bytes": trash.bytes},
             "last_run": None if last is None else last._asdict(),
             "next_due_ns": self.next_due_ns(),
         }

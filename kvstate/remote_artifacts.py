@@ -404,8 +404,8 @@ def _put_options(
 
 
 def _totals(row: list[Any]) -> Totals:
-    hot, warm, cold, held = row
-    return Totals(Usage(*hot), Usage(*warm), Usage(*cold), held)
+    hot, warm, cold, held, failed = row
+    return Totals(Usage(*hot), Usage(*warm), Usage(*cold), held, failed)
 
 
 def _small(content: Content, room: int) -> bytes | None:
