@@ -88,8 +88,8 @@ class RemoteArtifacts:
         """Give the artifacts below a folder (or the one of this name), in the order of names.
 
         Those of a tier, written longer or less long ago (seconds, a timedelta, a moment), of some
-        size (bytes), with this metadata, held or not. ``newest``: the last written first, below a
-        workflow or a tenant. ``after`` is the last name of a page: the next one begins there.
+        size (bytes), with this metadata, held or not. ``newest``: the last written first. ``after``
+        is the last name of a page: the next one begins there.
         """
         options = _given(
             tier=tier,
