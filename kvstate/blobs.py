@@ -131,12 +131,9 @@ class Blobs(BlobReading):
                 (content, self._adopt(change, content, tier, equal, references, damaged))
                 for content, equal in zip(contents, equals, strict=True)
             ]
-            result = function(change, stored)
-            point("changing")
-            return result
+            return function(change, stored)
 
         result = self._publish_and_commit(journal, stagings, contents, equals, run)
-        point("committed")
         for staging in stagings:
             staging.settle()
         point("settled")
@@ -354,7 +351,6 @@ class Blobs(BlobReading):
         if copy.frames is not None:
             self.write_frames(change, blob, copy.frames)
         self.write(change, blob, named)
-        point("changing")
         return True
 
     def misplaced_blobs(self) -> Iterator[bytes]:
@@ -382,7 +378,6 @@ class Blobs(BlobReading):
         except Exception:
             self.drop_copy(copy)
             raise
-        point("committed")
         if switched:
             self.keep_copy(copy)
         else:
@@ -512,7 +507,9 @@ class Blobs(BlobReading):
                     with suppress(StateError):  # one file that cannot go must not keep all closed
                         if not self.names(tier, name):
                             place.remove(name)
+                            point("removed")
                         place.settle(name)
+                        point("settled")
                         count += 1
                 finally:
                     os.close(fd)
@@ -546,6 +543,7 @@ class _Told:
 
     def __call__(self, count: int) -> None:
         self._done += count
+        point("copying")
         if self._done - self._asked >= _CLAIM_BYTES:
             self._asked = self._done
             self._place.claim(0)
