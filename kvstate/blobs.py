@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from kvstate.blob_reader import BlobReader, PackedReader
 from kvstate.blob_reading import BlobReading
 from kvstate.blob_records import FILE, INLINE, PACKED, TIERS, Blob
-from kvstate.codec import digest, seal
+from kvstate.codec import digest, seal, unseal
 from kvstate.errors import Damaged, StateError, Unavailable
 from kvstate.faults import point
 from kvstate.keyspace import (
@@ -139,6 +139,7 @@ class Blobs(BlobReading):
         point("settled")
         self.sweep()
         for blob in dict.fromkeys(damaged):
+            self.quarantine(blob, "its checksum does not match")
             self.heal(journal, blob)
         return result
 
@@ -220,11 +221,15 @@ class Blobs(BlobReading):
         prefix = digest_prefix(content.digest)
         for found, _ in change.tx.scan(prefix, after_prefix(prefix)):
             blob = found[len(prefix) :]
-            data = change.tx.get(blob_content_key(blob))
-            if data is not None and data[8:] == content.inline:
-                if digest(data[8:]) == content.digest:
+            if change.tx.get(quarantine_key(blob)) is not None:
+                damaged.append(blob)
+                continue
+            key = blob_content_key(blob)
+            data = change.tx.get(key)
+            try:
+                if data is not None and unseal(key, data) == content.inline:
                     return blob
-            elif change.tx.get(quarantine_key(blob)) is not None and blob not in damaged:
+            except Damaged:
                 damaged.append(blob)
         return None
 
@@ -407,10 +412,11 @@ class Blobs(BlobReading):
                 except StateError:
                     continue
 
-            def run(change: Change, copy: Copy = copy) -> bool:
+            def run(change: Change, copy: Copy = copy, sums: array[int] = reader.sums) -> bool:
                 now = self.record(change.tx, blob)
                 if now is None or not self._name_copy(change, blob, now, copy):
                     return False
+                self.write_sums(change, blob, sums)
                 change.tx.delete(quarantine_key(blob))
                 change.say("heal", "", "", None, None, f"blob {blob.hex()}")
                 return True
