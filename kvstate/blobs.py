@@ -271,6 +271,8 @@ class Blobs(BlobReading):
         place, form = self.places[tier], self.form_in(tier)
         if form == FILE:
             place.claim(record.size)
+        if place.is_staged(name):
+            self.recover()  # a try before this one failed, and could not be taken back
         copy = Copy(tier, generation, name, place.create(name), form, None)
         try:
             point("staged")
@@ -328,9 +330,7 @@ class Blobs(BlobReading):
         """Take a copy back that no record names."""
         place = self.places[copy.tier]
         try:
-            with suppress(StateError):  # then its note in the staging folder tells of it
-                place.remove(copy.name)
-                place.settle(copy.name)
+            place.withdraw(copy.name)
         finally:
             os.close(copy.fd)
 

@@ -197,6 +197,12 @@ class Place:
             if folder is not None:
                 os.unlink(name, dir_fd=folder.sub(STAGING))
 
+    def withdraw(self, name: str) -> None:
+        """Take a file back that no record names; where that fails, its note tells of it."""
+        with contextlib.suppress(StateError):
+            self.remove(name)
+            self.settle(name)
+
     def remove(self, name: str) -> bool:
         """Remove a published file; say whether it was there."""
         folder = self._access.use()
