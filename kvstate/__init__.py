@@ -22,8 +22,10 @@ TYPE_CHECKING = False  # as a type checker reads it; `typing` costs a tenth of `
 if TYPE_CHECKING:
     from kvstate import aio
     from kvstate.artifact_files import Artifact
-    from kvstate.artifacts import Artifacts
+    from kvstate.artifact_reading import TrashedArtifact, Verified
+    from kvstate.artifacts import Artifacts, Stored
     from kvstate.check import Problem
+    from kvstate.drill import Drill
     from kvstate.errors import (
         Compacted,
         Conflict,
@@ -31,6 +33,7 @@ if TYPE_CHECKING:
         Denied,
         Exists,
         Full,
+        Held,
         Incompatible,
         InvalidConfig,
         InvalidName,
@@ -43,15 +46,18 @@ if TYPE_CHECKING:
     from kvstate.history import Version
     from kvstate.indexes import Range
     from kvstate.journal import Event
-    from kvstate.lifecycle import Lifecycle, Move, Outcome
+    from kvstate.lifecycle import Lifecycle
     from kvstate.locks import Lock
     from kvstate.namespace import Namespace, Upserted, Used
+    from kvstate.outcomes import Explanation, Move, Outcome
     from kvstate.remote import RemoteStore, connect
+    from kvstate.scrubbing import Scrubbed
     from kvstate.series import Point, Series
     from kvstate.space import NamespaceSettings
     from kvstate.state import Entry
     from kvstate.store import Store
     from kvstate.store import open_store as open  # noqa: A004  (kvstate.open reads well)
+    from kvstate.tally import Totals, Usage
     from kvstate.transaction import Transaction
 
 __all__ = [
@@ -61,10 +67,13 @@ __all__ = [
     "Conflict",
     "Damaged",
     "Denied",
+    "Drill",
     "Entry",
     "Event",
     "Exists",
+    "Explanation",
     "Full",
+    "Held",
     "Incompatible",
     "InvalidConfig",
     "InvalidName",
@@ -81,13 +90,19 @@ __all__ = [
     "QuotaExceeded",
     "Range",
     "RemoteStore",
+    "Scrubbed",
     "Series",
     "StateError",
     "Store",
+    "Stored",
+    "Totals",
     "Transaction",
+    "TrashedArtifact",
     "Unavailable",
     "Upserted",
+    "Usage",
     "Used",
+    "Verified",
     "Version",
     "__version__",
     "aio",
@@ -97,7 +112,11 @@ __all__ = [
 
 _HOMES = {
     "kvstate.artifact_files": ("Artifact",),
-    "kvstate.artifacts": ("Artifacts",),
+    "kvstate.artifact_reading": ("TrashedArtifact", "Verified"),
+    "kvstate.artifacts": ("Artifacts", "Stored"),
+    "kvstate.drill": ("Drill",),
+    "kvstate.scrubbing": ("Scrubbed",),
+    "kvstate.tally": ("Totals", "Usage"),
     "kvstate.check": ("Problem",),
     "kvstate.errors": (
         "Compacted",
@@ -106,6 +125,7 @@ _HOMES = {
         "Denied",
         "Exists",
         "Full",
+        "Held",
         "Incompatible",
         "InvalidConfig",
         "InvalidName",
@@ -118,7 +138,8 @@ _HOMES = {
     "kvstate.history": ("Version",),
     "kvstate.indexes": ("Range",),
     "kvstate.journal": ("Event",),
-    "kvstate.lifecycle": ("Lifecycle", "Move", "Outcome"),
+    "kvstate.lifecycle": ("Lifecycle",),
+    "kvstate.outcomes": ("Explanation", "Move", "Outcome"),
     "kvstate.remote": ("RemoteStore", "connect"),
     "kvstate.locks": ("Lock",),
     "kvstate.namespace": ("Namespace", "Upserted", "Used"),

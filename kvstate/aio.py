@@ -41,10 +41,12 @@ if TYPE_CHECKING:
     from types import TracebackType
     from typing import Self
 
+    from kvstate.chain import ChainReport
     from kvstate.check import Report
     from kvstate.codec import Value
     from kvstate.indexes import Place
     from kvstate.remote import RemoteStore
+    from kvstate.scrubbing import Scrubbed
     from kvstate.space import NamespaceSettings
     from kvstate.transaction import Transaction
 
@@ -240,9 +242,21 @@ class AsyncStore:
         """Give what is stored, in numbers."""
         return dict(await self._client.call("stats"))
 
-    async def check(self, *, verify: bool = False) -> Report:
+    async def check(self, *, verify: bool = False, repair: bool = False) -> Report:
         """Walk over everything and name every inconsistency; ``verify`` reads every byte, too."""
-        return await self._in_thread(lambda store: store.check(verify=verify))
+        return await self._in_thread(lambda store: store.check(verify=verify, repair=repair))
+
+    async def scrub(self, **options: Any) -> Scrubbed:
+        """Read everything that is stored and compare checksums, from where the last scrub ended."""
+        return await self._in_thread(lambda store: store.scrub(**options))
+
+    async def audit(self, **options: Any) -> list[dict[str, Any]]:
+        """Give what was done to artifacts, oldest first."""
+        return await self._in_thread(lambda store: list(store.audit(**options)))
+
+    async def verify_journal(self, expect: str | None = None) -> ChainReport:
+        """Follow the journal's hash chain; say where it was altered, if it was."""
+        return await self._in_thread(lambda store: store.verify_journal(expect))
 
     async def lifecycle(self, method: str, *arguments: Any, **options: Any) -> Any:
         """Call a method of the lifecycle (plan, run, summary, ...) in a worker thread."""

@@ -8,7 +8,11 @@ loop.
 from __future__ import annotations
 
 import asyncio
+from collections.abc import Iterator
+from io import IOBase
 from typing import TYPE_CHECKING, Any, TypeVar
+
+from kvstate.remote_artifacts import RemoteArtifacts
 
 if TYPE_CHECKING:
     from collections.abc import Awaitable, Callable, Iterable
@@ -34,53 +38,22 @@ class AsyncArtifacts:
         self._in_thread = in_thread
 
     async def _run(self, method: str, *arguments: Any, **options: Any) -> Any:
-        return await self._in_thread(
-            lambda store: getattr(store.artifacts, method)(*arguments, **options)
-        )
+        def run(store: RemoteStore) -> Any:
+            result = getattr(store.artifacts, method)(*arguments, **options)
+            plain = isinstance(result, IOBase) or not isinstance(result, Iterator)
+            return result if plain else list(result)
 
-    async def put(self, name: str, content: Any, **options: Any) -> Any:
-        """Store bytes, a file (by its path) or what a binary file gives; durable on return."""
-        return await self._run("put", name, content, **options)
+        return await self._in_thread(run)
 
-    async def get(self, name: str) -> bytes:
-        """Give all bytes of an artifact."""
-        data: bytes = await self._run("get", name)
-        return data
+    def __getattr__(self, name: str) -> Callable[..., Awaitable[Any]]:
+        """Give a method of `kvstate.artifacts.Artifacts`, awaitable; a listing comes as a list."""
+        if name.startswith("_") or not hasattr(RemoteArtifacts, name):
+            raise AttributeError(f"artifacts have no method {name!r}")
 
-    async def stat(self, name: str) -> Any:
-        """Give what is known of an artifact."""
-        return await self._run("stat", name)
+        def call(*arguments: Any, **options: Any) -> Awaitable[Any]:
+            return self._run(name, *arguments, **options)
 
-    async def exists(self, name: str) -> bool:
-        """Say whether there is an artifact of this name."""
-        return bool(await self._run("exists", name))
-
-    async def list(self, prefix: str = "", *, tier: str | None = None) -> list[Any]:
-        """Give the artifacts below a folder."""
-        found: list[Any] = await self._in_thread(
-            lambda store: list(store.artifacts.list(prefix, tier=tier))
-        )
-        return found
-
-    async def delete(self, name: str) -> bool:
-        """Remove an artifact; say whether it was there."""
-        return bool(await self._run("delete", name))
-
-    async def rename(self, old: str, new: str, *, replace: bool = False) -> Any:
-        """Give an artifact or a folder another name."""
-        return await self._run("rename", old, new, replace=replace)
-
-    async def move(self, name: str, tier: str) -> Any:
-        """Move an artifact to another tier."""
-        return await self._run("move", name, tier)
-
-    async def restore(self, name: str, tier: str = "hot") -> Any:
-        """Bring an artifact back to a hotter tier."""
-        return await self._run("restore", name, tier)
-
-    async def verify(self, name: str) -> Any:
-        """Read all of an artifact and compare its checksums."""
-        return await self._run("verify", name)
+        return call
 
 
 class AsyncTransaction:

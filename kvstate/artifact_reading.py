@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import heapq
 import os
 import re
 from copy import deepcopy
@@ -12,6 +13,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvstate.artifact_files import Artifact, ArtifactReader, tier_index
 from kvstate.clock import SECOND, time_to_ns
 from kvstate.errors import Conflict, InvalidValue, NotFound, StateError
+from kvstate.folders import FILE_DEPTH
 from kvstate.keyspace import ROOT_ID
 from kvstate.names import artifact_path, segments
 from kvstate.nodes import File, Folder, facts_of
@@ -179,8 +181,8 @@ class ArtifactReading:
         """Give the artifacts below a folder (or the one of this name), in the order of names.
 
         Those of a tier, written longer or less long ago (seconds, a timedelta, a moment), of some
-        size (bytes), with this metadata, held or not. ``newest``: the last written first, below a
-        workflow or a tenant. ``after`` is the last name of a page: the next one begins there.
+        size (bytes), with this metadata, held or not. ``newest``: the last written first. ``after``
+        is the last name of a page: the next one begins there.
         """
         wanted = filter_of(
             self._clock.now_ns(),
@@ -193,7 +195,9 @@ class ArtifactReading:
             held=held,
         )
         parts = segments(prefix.rstrip("/"), kind="folder") if prefix.strip("/") else ()
-        found = self._newest(parts, after) if newest else self._named(parts, wanted.tier, after)
+        found = (
+            self._newest(parts, wanted, after) if newest else self._named(parts, wanted.tier, after)
+        )
         chosen = (self._described(name, file) for name, file in found if wanted.fits(file))
         return islice(chosen, limit)
 
@@ -230,23 +234,47 @@ class ArtifactReading:
                     yield from self._below(node.id, f"{path}{node.name}/", tier, ())
             last = page[-1].name
 
-    def _newest(self, parts: tuple[str, ...], after: str | None) -> Iterator[tuple[str, File]]:
-        top = "/".join(parts)
-        if len(parts) < 2:
-            raise InvalidValue("newest", "it needs a workflow: tenant/workflow")
-        workflow = self._find(parts[:2])
-        if not isinstance(workflow, Folder):
-            return
+    def _newest(
+        self, parts: tuple[str, ...], wanted: Filter, after: str | None
+    ) -> Iterator[tuple[str, File]]:
+        """Give what lies below a folder, the last written first: each workflow has its order."""
         place = None
         if after is not None:
             last = self._file(after)
             place = (last.written_ns, last.id)
-        inside = "" if len(parts) == 2 else top + "/"
-        while page := self._catalog.newest_page(workflow.id, place, _PAGE):
+        inside = "/".join(parts) + "/" if len(parts) > 2 else ""
+        orders = [self._newest_of(folder, place) for folder in self._workflows(parts)]
+        for written_ns, _, path, file in heapq.merge(*orders, reverse=True):
+            if wanted.written_after_ns is not None and written_ns < wanted.written_after_ns:
+                return  # and so is all that follows
+            if path.startswith(inside):
+                yield path, file
+
+    def _workflows(self, parts: tuple[str, ...]) -> Iterator[int]:
+        if len(parts) >= FILE_DEPTH:
+            folder = self._find(parts[:FILE_DEPTH])
+            if isinstance(folder, Folder):
+                yield folder.id
+            return
+        names = [parts[0]] if parts else [name for name, _ in self.usages()]
+        for name in names:
+            tenant = self._find((name,))
+            after = ""
+            while isinstance(tenant, Folder) and (
+                page := self._catalog.children(tenant.id, after, _PAGE)
+            ):
+                yield from (node.id for node in page if isinstance(node, Folder))
+                after = page[-1].name
+
+    def _newest_of(
+        self, workflow: int, place: tuple[int, int] | None
+    ) -> Iterator[tuple[int, int, str, File]]:
+        size = 16  # few are enough where many workflows are merged
+        while page := self._catalog.newest_page(workflow, place, size):
             for path, file in page:
-                if path.startswith(inside):
-                    yield path, file
+                yield file.written_ns, file.id, path, file
             place = (page[-1][1].written_ns, page[-1][1].id)
+            size = min(2 * size, _PAGE)
 
     def parts(self, name: str) -> Sequence[Artifact]:
         """Give the artifacts of a folder in order: ``2.jpg`` comes before ``10.jpg``.

@@ -49,6 +49,25 @@ class Assessing:
                     yield node.id
             start = page[-1][0] + b"\0"
 
+    def users(self, blobs: set[bytes], limit: int) -> list[str]:
+        """Give the names of artifacts that have one of these contents, at most so many.
+
+        It reads the records of all artifacts, but opens only those that mention one.
+        """
+        names: list[str] = []
+        start = b"T"
+        while page := self._engine.scan(start, b"U", limit=_STEP):
+            for key, data in page:
+                if not any(blob in data for blob in blobs):
+                    continue
+                node = unpack(key, data)
+                if isinstance(node, File) and node.blob in blobs:
+                    names.append(self._catalog.path(node.id))
+                    if len(names) >= limit:
+                        return names
+            start = page[-1][0] + b"\0"
+        return names
+
     def run(self, tell: Callable[[str], None]) -> None:
         """Go through the queue, after everything was put into it if the rules are new."""
         ruling = self._policies.ruling()

@@ -18,6 +18,7 @@ if TYPE_CHECKING:
 __all__ = ["BlobReader", "PackedReader"]
 
 _READ_BYTES = 1 << 20
+_ZEROS = bytes(_READ_BYTES)
 
 
 class BlobReader:
@@ -132,16 +133,21 @@ class BlobReader:
         copy_between(self._fd, target, self.size, told)
 
     def write_to(self, target: int, told: Callable[[int], None] | None = None) -> None:
-        """Write the content, verified, to a descriptor; ``told`` of the bytes as they go."""
+        """Write the content, verified, to a new file; ``told`` of the bytes as they go.
+
+        What is nothing but zeros becomes a hole.
+        """
+        os.ftruncate(target, self.size)
         for offset in range(0, self.size, _READ_BYTES):
-            data = memoryview(self.pread(offset, _READ_BYTES))
-            at = offset
-            while data:
-                count = os.pwrite(target, data, at)
-                data = data[count:]
-                at += count
+            data = self.pread(offset, _READ_BYTES)
+            if data != _ZEROS[: len(data)]:
+                view, at = memoryview(data), offset
+                while view:
+                    count = os.pwrite(target, view, at)
+                    view = view[count:]
+                    at += count
             if told is not None:
-                told(at - offset)
+                told(len(data))
 
     def twin(self, fd: int, what: str) -> BlobReader:
         """Give a reader that expects the same content, as it is, of another file."""

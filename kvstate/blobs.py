@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Final, NamedTuple, TypeVar
 from kvstate.blob_reader import BlobReader, PackedReader
 from kvstate.blob_reading import BlobReading
 from kvstate.blob_records import FILE, INLINE, PACKED, TIERS, Blob
-from kvstate.codec import digest, seal
+from kvstate.codec import digest, seal, unseal
 from kvstate.errors import Damaged, StateError, Unavailable
 from kvstate.faults import point
 from kvstate.keyspace import (
@@ -131,17 +131,15 @@ class Blobs(BlobReading):
                 (content, self._adopt(change, content, tier, equal, references, damaged))
                 for content, equal in zip(contents, equals, strict=True)
             ]
-            result = function(change, stored)
-            point("changing")
-            return result
+            return function(change, stored)
 
         result = self._publish_and_commit(journal, stagings, contents, equals, run)
-        point("committed")
         for staging in stagings:
             staging.settle()
         point("settled")
         self.sweep()
         for blob in dict.fromkeys(damaged):
+            self.quarantine(blob, "its checksum does not match")
             self.heal(journal, blob)
         return result
 
@@ -223,11 +221,15 @@ class Blobs(BlobReading):
         prefix = digest_prefix(content.digest)
         for found, _ in change.tx.scan(prefix, after_prefix(prefix)):
             blob = found[len(prefix) :]
-            data = change.tx.get(blob_content_key(blob))
-            if data is not None and data[8:] == content.inline:
-                if digest(data[8:]) == content.digest:
+            if change.tx.get(quarantine_key(blob)) is not None:
+                damaged.append(blob)
+                continue
+            key = blob_content_key(blob)
+            data = change.tx.get(key)
+            try:
+                if data is not None and unseal(key, data) == content.inline:
                     return blob
-            elif change.tx.get(quarantine_key(blob)) is not None and blob not in damaged:
+            except Damaged:
                 damaged.append(blob)
         return None
 
@@ -354,7 +356,6 @@ class Blobs(BlobReading):
         if copy.frames is not None:
             self.write_frames(change, blob, copy.frames)
         self.write(change, blob, named)
-        point("changing")
         return True
 
     def misplaced_blobs(self) -> Iterator[bytes]:
@@ -382,7 +383,6 @@ class Blobs(BlobReading):
         except Exception:
             self.drop_copy(copy)
             raise
-        point("committed")
         if switched:
             self.keep_copy(copy)
         else:
@@ -412,10 +412,11 @@ class Blobs(BlobReading):
                 except StateError:
                     continue
 
-            def run(change: Change, copy: Copy = copy) -> bool:
+            def run(change: Change, copy: Copy = copy, sums: array[int] = reader.sums) -> bool:
                 now = self.record(change.tx, blob)
                 if now is None or not self._name_copy(change, blob, now, copy):
                     return False
+                self.write_sums(change, blob, sums)
                 change.tx.delete(quarantine_key(blob))
                 change.say("heal", "", "", None, None, f"blob {blob.hex()}")
                 return True
@@ -512,7 +513,9 @@ class Blobs(BlobReading):
                     with suppress(StateError):  # one file that cannot go must not keep all closed
                         if not self.names(tier, name):
                             place.remove(name)
+                            point("removed")
                         place.settle(name)
+                        point("settled")
                         count += 1
                 finally:
                     os.close(fd)
@@ -546,6 +549,7 @@ class _Told:
 
     def __call__(self, count: int) -> None:
         self._done += count
+        point("copying")
         if self._done - self._asked >= _CLAIM_BYTES:
             self._asked = self._done
             self._place.claim(0)

@@ -34,7 +34,6 @@ Invariants, by the name that a `Problem` bears:
 
 from __future__ import annotations
 
-import re
 import struct
 from collections import Counter
 from contextlib import suppress
@@ -42,8 +41,9 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kvstate.blob_records import INLINE, PACKED, Blob
 from kvstate.chain import Chain
+from kvstate.check_files import check_files
 from kvstate.codec import decode, digest, unseal
-from kvstate.errors import NotFound, StateError
+from kvstate.errors import StateError
 from kvstate.indexes import entries, key_of_entry
 from kvstate.journal import unpack_entries
 from kvstate.keyspace import (
@@ -79,8 +79,9 @@ from kvstate.repair import (
     total,
 )
 from kvstate.space import open_space
-from kvstate.staging import BLOCK_BYTES, file_name
+from kvstate.staging import BLOCK_BYTES
 from kvstate.state import unpack_usage
+from kvstate.tally import TRASH_ID
 from kvstate.zstd import Corrupt, Frames
 
 if TYPE_CHECKING:
@@ -93,7 +94,7 @@ if TYPE_CHECKING:
     from kvstate.repair import Mend
     from kvstate.space import Space
 
-__all__ = ["Problem", "Report", "check", "repair"]
+__all__ = ["Problem", "Report", "Walk", "check", "repair"]
 
 
 _REPAIRS_MAX = 3
@@ -141,9 +142,9 @@ def check(
     progress: Callable[[int, int, str], None] | None = None,
 ) -> Report:
     """Walk over the store; with ``verify`` also read every byte of every blob."""
-    walk = _Walk(blobs)
+    walk = Walk(blobs)
     engine.read(walk.run)
-    _check_files(engine, blobs, walk, progress, verify=verify)
+    check_files(engine, blobs, walk, progress, verify=verify)
     return Report(tuple(walk.problems), dict(walk.counts))
 
 
@@ -157,8 +158,8 @@ def repair(
 ) -> Report:
     """Check, write anew what can be found again, and check once more: what is left stands there."""
 
-    def run(change: Change) -> _Walk:
-        walk = _Walk(blobs)
+    def run(change: Change) -> Walk:
+        walk = Walk(blobs)
         walk.run(change.tx)
         change.tx.memo.clear()
         for problem, mend in walk.mends:
@@ -170,7 +171,7 @@ def repair(
     for _ in range(_REPAIRS_MAX if found.mends else 0):  # what was mended may show more
         if not journal.commit(run).mends:
             break
-    _check_files(engine, blobs, found, progress, verify=verify)
+    check_files(engine, blobs, found, progress, verify=verify)
     for tier, name in found.orphans:
         with suppress(StateError):
             blobs.places[tier].remove(name)
@@ -187,7 +188,7 @@ def repair(
     return left._replace(repaired=tuple(repaired))
 
 
-class _Walk:
+class Walk:
     """The records of one consistent state."""
 
     def __init__(self, blobs: Blobs) -> None:
@@ -214,6 +215,7 @@ class _Walk:
         self._recents: set[tuple[int, int, int]] = set()
         self._helds: set[tuple[int, int]] = set()
         self._totals: dict[int, list[int]] = {}
+        self._trashed = [0] * 8
         self._digests: set[tuple[bytes, bytes]] = set()
         self._misplaced: set[bytes] = set()
         self._contents: dict[bytes, bytes] = {}
@@ -374,7 +376,7 @@ class _Walk:
 
     def _tally(self, key: bytes, data: bytes) -> None:
         body = unseal(key, data)
-        self._totals[int.from_bytes(key[1:], "big")] = list(struct.unpack(">7Q", body))
+        self._totals[int.from_bytes(key[1:], "big")] = list(struct.unpack(">8Q", body))
 
     def _queue(self, key: bytes, data: bytes) -> None:
         decode(open_envelope(key, data).payload)
@@ -382,6 +384,8 @@ class _Walk:
     def _trash(self, key: bytes, data: bytes) -> None:
         file = open_trashed(key, data).file
         self._use(file.blob, file.tier)
+        self._trashed[2 * file.tier] += 1
+        self._trashed[2 * file.tier + 1] += file.size
         self.counts["trashed"] += 1
 
     def _blob(self, key: bytes, data: bytes) -> None:
@@ -484,7 +488,7 @@ class _Walk:
         return tuple(reversed(above))[:3]
 
     def _compare_totals(self) -> None:
-        totals: dict[int, list[int]] = {}
+        totals = {TRASH_ID: self._trashed}
         recents, helds = set(), set()
         for node in self._nodes.values():
             if not isinstance(node, File):
@@ -494,12 +498,13 @@ class _Walk:
             if node.holds:
                 helds.add((lineage[-1] if lineage else 0, node.id))
             for folder in lineage:
-                counted = totals.setdefault(folder, [0] * 7)
+                counted = totals.setdefault(folder, [0] * 8)
                 counted[2 * node.tier] += 1
                 counted[2 * node.tier + 1] += node.size
                 counted[6] += bool(node.holds)
+                counted[7] += node.failure is not None
         for folder in sorted(totals.keys() | self._totals.keys()):
-            kept, counted = self._totals.get(folder, [0] * 7), totals.get(folder, [0] * 7)
+            kept, counted = self._totals.get(folder, [0] * 8), totals.get(folder, [0] * 8)
             if kept != counted:
                 name = self._nodes[folder].name if folder in self._nodes else "nothing"
                 where = f"{name or 'store'} #{folder}"
@@ -611,91 +616,3 @@ class _Walk:
                 self.say("checksums", where, str(error))
         elif parts is not None:
             self.say("checksums", where, "it has frames, and is not packed")
-
-
-def _check_files(
-    engine: Engine,
-    blobs: Blobs,
-    walk: _Walk,
-    progress: Callable[[int, int, str], None] | None,
-    *,
-    verify: bool,
-) -> None:
-    wanted = {
-        (record.place, file_name(blob, record.generation)): blob
-        for blob, record in walk.blobs.items()
-        if record.form != INLINE
-    }
-    present, away = _present(blobs, walk)
-    walk.counts["files"] = len(present)
-    for (tier, name), size in present.items():
-        if (tier, name) in walk.garbage or (tier, name) in wanted:
-            continue
-        if _still_orphan(engine, blobs, tier, name):
-            where = blobs.places[tier].name_of(name)
-            walk.say("orphan", where, f"no record names it ({size} bytes)")
-            if _is_ours(name):
-                walk.orphans.append((tier, name))
-    for done, ((tier, name), blob) in enumerate(wanted.items()):
-        if tier in away or blob in walk.damaged:
-            continue
-        size = walk.packed.get(blob, walk.blobs[blob].size)
-        if present.get((tier, name)) != size or verify:
-            _check_content(blobs, walk, blob, present.get((tier, name)), verify=verify)
-        if progress is not None:
-            progress(done + 1, len(wanted), name)
-
-
-def _present(blobs: Blobs, walk: _Walk) -> tuple[dict[tuple[int, str], int], set[int]]:
-    """Give the sizes of all files, and the tiers that do not answer, each with one problem."""
-    present: dict[tuple[int, str], int] = {}
-    away = set()
-    for tier, place in enumerate(blobs.places):
-        try:
-            present |= {(tier, name): size for name, size in place.files()}
-        except StateError as error:
-            walk.say("tier", TIERS[tier], f"{error}; none of its files was looked at")
-            away.add(tier)
-    return present, away
-
-
-def _still_orphan(engine: Engine, blobs: Blobs, tier: int, name: str) -> bool:
-    """Look again: the file may be on its way in, or have got its record after the walk."""
-    return not (
-        blobs.names(tier, name)
-        or blobs.places[tier].is_staged(name)
-        or engine.get(b"G" + bytes([tier]) + _bytes_of(name)) is not None
-        or name not in dict(blobs.places[tier].files())
-    )
-
-
-def _is_ours(name: str) -> bool:
-    """Say whether a file has a name as this store gives it."""
-    return re.fullmatch(r"[0-9a-f]{36}", name) is not None
-
-
-def _bytes_of(name: str) -> bytes:
-    try:
-        return bytes.fromhex(name)
-    except ValueError:
-        return name.encode()
-
-
-def _check_content(
-    blobs: Blobs, walk: _Walk, blob: bytes, size: int | None, *, verify: bool
-) -> None:
-    try:
-        if verify:
-            blobs.verify(blob)
-            return
-        with blobs.reader(blob) as reader:
-            found = reader.file_size()
-            stored = reader.size if reader.frames is None else reader.frames.size
-            if found != stored:
-                walk.say("file", f"blob {blob.hex()}", f"{found} bytes, not {stored}")
-                walk.lost.append(blob)
-    except NotFound:
-        return  # deleted since the walk
-    except StateError as error:
-        walk.say("file", f"blob {blob.hex()}", f"{error} (found {size})")
-        walk.lost.append(blob)

@@ -11,11 +11,13 @@ Sizes may be written as "64KiB", permissions as "0600".
 from __future__ import annotations
 
 import difflib
+import math
 import re
 import tomllib
 from typing import TYPE_CHECKING, Any
 
 from kvstate.errors import InvalidConfig, InvalidValue
+from kvstate.policy import Policy
 from kvstate.settings import StoreSettings, TierSettings, parse_compression, tier_paths
 from kvstate.sizes import parse_size
 from kvstate.structs import Struct, ValidationError, convert, to_builtins
@@ -58,12 +60,26 @@ class StoreSection(_Section, frozen=True, kw_only=True):
 class LifecycleSection(_Section, frozen=True, kw_only=True):
     """When artifacts leave their tiers, in days since they were written or restored."""
 
-    hot_days: float = 7.0
-    """Age at which an artifact leaves the hot tier."""
-    warm_days: float = 30.0
+    hot_days: float | str = 7.0
+    """Age at which an artifact leaves the hot tier; this and the next two may be "never"."""
+    warm_days: float | str = 30.0
     """Age at which an artifact leaves the warm tier."""
-    cold_days: float = 90.0
-    """Age at which an artifact is purged. Nothing brings it back."""
+    cold_days: float | str = 90.0
+    """Age at which an artifact is purged. Without `trash_days` nothing brings it back."""
+    floor_days: float = 0.0
+    """No rule purges what was written less long ago."""
+    trash_days: float = 0.0
+    """What is deleted or purged can be undeleted for so long. Its disk space is free after that."""
+    sha256: bool = False
+    """Keep a SHA-256 of every artifact, too. Writing takes longer: about 0.6 s for a GB."""
+    rate: int = 0
+    """The most bytes a second that a run copies, as a number or like "50MiB"; 0 is no limit."""
+    threads: int = 2
+    """How many copies a run has under way at once."""
+    scrub_days: float = 30.0
+    """The daemon reads all that is stored once in so long, to find damage; 0: never."""
+    scrub_rate: int = 100 << 20
+    """The most bytes a second that this reads; 0 is no limit."""
 
 
 class JournalSection(_Section, frozen=True, kw_only=True):
@@ -125,10 +141,19 @@ SECTIONS: dict[str, type[_Section]] = {
     "tiers.cold": ColdSection,
 }
 _TIERS = "tiers"
+_AGES = ("hot_days", "warm_days", "cold_days")
 _RETENTION = {f"{tier.upper()}_RETENTION_DAYS": f"{tier}_days" for tier in ("hot", "warm", "cold")}
 _NOT_SETTINGS = {"KVSTATE_SOCKET", "KVSTATE_STORE", "KVSTATE_REQUIRE_FUSE"}
 _TEXTS = {"socket", "socket_mode", "mount", "options", "path", "compression"}
-_SIZES = {"map_bytes", "inline_bytes_max", "bytes_max", "frame_bytes_max", "free_min"}
+_SIZES = {
+    "rate",
+    "scrub_rate",
+    "map_bytes",
+    "inline_bytes_max",
+    "bytes_max",
+    "frame_bytes_max",
+    "free_min",
+}
 
 
 class Config(Struct, frozen=True, kw_only=True):
@@ -140,6 +165,8 @@ class Config(Struct, frozen=True, kw_only=True):
     daemon: DaemonSection
     mount: MountSection
     tiers: dict[str, TierSection]
+    rules: dict[str, Any]
+    """The rest of the lifecycle's rules: floor, trash, SHA-256, rules, tenants."""
     origins: dict[str, str]
 
     def store_settings(self) -> StoreSettings:
@@ -150,9 +177,14 @@ class Config(Struct, frozen=True, kw_only=True):
             inline_bytes_max=self.store.inline_bytes_max,
             journal_bytes_max=self.journal.bytes_max,
             journal_age_seconds=self.journal.age_days * 86400,
-            hot_days=self.lifecycle.hot_days,
-            warm_days=self.lifecycle.warm_days,
-            cold_days=self.lifecycle.cold_days,
+            hot_days=_days(self.lifecycle.hot_days),
+            warm_days=_days(self.lifecycle.warm_days),
+            cold_days=_days(self.lifecycle.cold_days),
+            rules=self.rules,
+            move_bytes_per_second=self.lifecycle.rate,
+            move_threads=self.lifecycle.threads,
+            scrub_days=self.lifecycle.scrub_days,
+            scrub_bytes_per_second=self.lifecycle.scrub_rate,
             tiers=(
                 _tier(self.tiers["hot"]),
                 _tier(self.tiers["warm"]),
@@ -161,7 +193,7 @@ class Config(Struct, frozen=True, kw_only=True):
         )
 
     def as_dict(self) -> dict[str, dict[str, Any]]:
-        """Give the settings by section and key, as plain values."""
+        """Give the settings by section and key, as plain values; rules and tenants are apart."""
         return {name: to_builtins(self._section(name)) for name in SECTIONS}
 
     def _section(self, name: str) -> _Section:
@@ -185,7 +217,9 @@ def load(store: Path | None, file: Path | None, environ: Mapping[str, str]) -> C
     if path is not None and (file is not None or path.exists()):
         text = _read(path)
     source = str(path)
-    table = dict(_sections(_parse(source, text)))
+    parsed = _parse(source, text)
+    rules = _rules(source, text, parsed)
+    table = dict(_sections(parsed))
     origins: dict[str, str] = {}
     for section, key, _ in _pairs(source, text, table):
         origins[f"{section}.{key}"] = f"{source}:{_line_of(text, section, key)}"
@@ -200,7 +234,11 @@ def load(store: Path | None, file: Path | None, environ: Mapping[str, str]) -> C
             origins.setdefault(f"{name}.{key}", DEFAULT)
     plain = {name: section for name, section in sections.items() if "." not in name}
     tiers = {tier: sections[f"{_TIERS}.{tier}"] for tier in ("hot", "warm", "cold")}
-    config = Config(**plain, tiers=tiers, origins=origins)  # type: ignore[arg-type]
+    lifecycle = sections["lifecycle"]
+    for key in ("floor_days", "trash_days", "sha256"):
+        if getattr(lifecycle, key):
+            rules[key] = getattr(lifecycle, key)
+    config = Config(**plain, tiers=tiers, rules=rules, origins=origins)  # type: ignore[arg-type]
     _check_ranges(config, store)
     return config
 
@@ -219,6 +257,48 @@ def _parse(source: str, text: str) -> dict[str, Any]:
         return tomllib.loads(text)
     except tomllib.TOMLDecodeError as error:
         raise InvalidConfig(source, str(error)) from None
+
+
+def _rules(source: str, text: str, table: dict[str, Any]) -> dict[str, Any]:
+    """Take the rules and the tenants out of what was read; what is wrong is named by its line."""
+    found: dict[str, Any] = {}
+    lifecycle = table.get("lifecycle")
+    if isinstance(lifecycle, dict) and "rules" in lifecycle:
+        found["rules"] = lifecycle.pop("rules")
+    if "tenants" in table:
+        found["tenants"] = table.pop("tenants")
+    try:
+        Policy.of(found)
+    except InvalidValue as error:
+        where = str(error.facts[0])
+        at = f"{source}:{_line_of_part(text, where)}"
+        raise InvalidConfig(at, f"{where}: {error.facts[1]}") from None
+    return found
+
+
+def _line_of_part(text: str, where: str) -> int:
+    """Give the line of ``lifecycle.rules[1].glob`` or ``tenants.vip.hot_days``."""
+    table, number, key = re.fullmatch(r"(.*?)(?:\[(\d+)\])?(?:\.([^.]+))?", where).groups()  # type: ignore[union-attr]
+    if number is None:
+        return _line_of(text, table, key)
+    heads = [
+        at
+        for at, line in enumerate(text.splitlines(), 1)
+        if (head := re.match(r"\s*\[\[([^\[\]]+)\]\]", line)) and _dotted(head[1]) == table
+    ]
+    if int(number) >= len(heads):
+        return _line_of(text, *table.rsplit(".", 1))
+    first = heads[int(number)]
+    for at, line in enumerate(text.splitlines()[first:], first + 1):
+        if re.match(r"\s*\[", line):
+            break
+        if re.match(rf"\s*[\"']?{re.escape(key or '')}[\"']?\s*=", line) and key:
+            return at
+    return first
+
+
+def _days(value: float | str) -> float:
+    return math.inf if value == "never" else float(value)
 
 
 def _sections(table: dict[str, Any]) -> Iterator[tuple[str, Any]]:
@@ -330,6 +410,8 @@ def _number(key: str, value: Any) -> Any:
         TierSettings(free_bytes_min=value)
     if key == "path" and isinstance(value, str):
         TierSettings(path=value or None)
+    if key in _AGES and isinstance(value, str) and value != "never":
+        raise InvalidValue("days", f"{value!r} is neither a number nor 'never'")
     if key == "compression" and isinstance(value, str):
         parse_compression(value)
     return _mode(value) if key == "socket_mode" else value

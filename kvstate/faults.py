@@ -18,9 +18,10 @@ POINTS: Final = (
     "synced",  # a staged file's bytes are on the disk
     "linked",  # it has its final name; the folder of that name is not synced
     "published",  # it has its final name for good; no record names it
-    "copied",  # a copy between tiers is written, not verified
+    "copying",  # a part of a copy between tiers is written
+    "copied",  # all of a plain copy is written, not verified
     "verified",  # it was read back and is right
-    "changing",  # a transaction is about to commit
+    "changing",  # a transaction with an entry in the journal is about to commit
     "committed",  # the transaction is on the disk
     "settled",  # the note in the staging folder is gone
     "removed",  # a file that nobody refers to is gone, the note of it is not

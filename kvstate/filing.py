@@ -28,7 +28,7 @@ from kvstate.keyspace import (
 from kvstate.nodes import File, Folder, Node, Trashed, described, facts_of, open_trashed
 from kvstate.policy import DAY
 from kvstate.sizes import format_size
-from kvstate.tally import Tally, Totals, read_totals
+from kvstate.tally import TRASH_ID, Tally, Totals, read_totals
 
 if TYPE_CHECKING:
     from collections.abc import Iterator
@@ -112,8 +112,8 @@ class Filing(Folders):
             if new is not None:
                 tx.put(recent_key(lineage.workflow, new.written_ns, new.id), b"")
         tally = change.later(Tally, Tally)
-        if bool(old and old.holds) != bool(new and new.holds):
-            self._index_held(change, lineage, old, new)
+        if (old and (old.holds, old.failure)) != (new and (new.holds, new.failure)):
+            self._index_marks(change, lineage, old, new)
         if (old and (old.tier, old.size)) != (new and (new.tier, new.size)):
             for file, sign in ((old, -1), (new, 1)):
                 if file is not None:
@@ -126,16 +126,16 @@ class Filing(Folders):
         if new is not None and new.look_ns:
             change.tx.put(due_key(new.look_ns, new.id), b"")
 
-    def _index_held(
+    def _index_marks(
         self, change: Change, lineage: Lineage, old: File | None, new: File | None
     ) -> None:
-        tally = change.later(Tally, Tally)
-        if new is not None and new.holds:
+        held = bool(new and new.holds) - bool(old and old.holds)
+        failed = bool(new and new.failure) - bool(old and old.failure)
+        if held > 0 and new is not None:
             change.tx.put(held_key(lineage.workflow, new.id), b"")
-            tally.hold(lineage.counted, 1)
-        elif old is not None:
+        elif held < 0 and old is not None:
             change.tx.delete(held_key(lineage.workflow, old.id))
-            tally.hold(lineage.counted, -1)
+        change.later(Tally, Tally).mark(lineage.counted, held, failed)
 
     def reindex(self, change: Change, file: File, lineage: Lineage, *, enter: bool) -> None:
         """Enter a file into what counts and orders it, or take it out: its folder has moved."""
@@ -263,6 +263,7 @@ class Filing(Folders):
         self.erase_file(change, file, keep_content=True)
         fields = [path, why, change.actor, file.id, file.parent, file.name, *file[3:]]
         change.seal(trash_key(gone_ns, file.id), encode(fields))
+        change.later(Tally, Tally).add((TRASH_ID,), file.tier, 1, file.size)
         why = why or ("deleted" if kind == "remove" else "")
         change.say("trash", "", path, None, described(file), why)
 
@@ -294,6 +295,7 @@ class Filing(Folders):
                 raise Exists("artifact", name)
             parent = self.ensure_folders(change, parts[:-1], file.tier, uid, gid)
             change.tx.delete(trash_key(newest.gone_ns, file.id))
+            change.later(Tally, Tally).add((TRASH_ID,), file.tier, -1, -file.size)
             back = file._replace(
                 parent=parent,
                 name=parts[-1],
@@ -313,6 +315,8 @@ class Filing(Folders):
         key = trash_key(trashed.gone_ns, trashed.file.id)
         if not change.tx.delete(key):
             return False
+        file = trashed.file
+        change.later(Tally, Tally).add((TRASH_ID,), file.tier, -1, -file.size)
         self._blobs.shift(change, trashed.file.blob, {trashed.file.tier: -1})
         change.say("purge", "", trashed.name, None, described(trashed.file), why)
         return True

@@ -29,6 +29,7 @@ from kvstate.chain import BODY, NO_LINK, TRIMMED_KEY, link_record, open_link, pa
 from kvstate.clock import SECOND, datetime_of
 from kvstate.codec import Value, decode, encode_plain
 from kvstate.errors import Compacted, StateError
+from kvstate.faults import point
 from kvstate.keyspace import journal_key, parse_journal
 from kvstate.records import open_envelope, seal_envelope
 
@@ -237,9 +238,12 @@ class Journal:
                 tx.memo[_TIP] = revision, end, link
                 if revision % _TRIM_EVERY == 0:
                     self.trim(change, end)
+            point("changing")
             return result
 
-        return self._engine.txn(run)
+        result = self._engine.txn(run)
+        point("committed")
+        return result
 
     def _clock_jumped(self, drift_ns: int) -> None:
         """Say that the wall clock did not go on as time did: what is due goes by it."""

@@ -13,25 +13,25 @@ import fcntl
 import heapq
 import os
 import time
-from concurrent.futures import ThreadPoolExecutor
 from contextlib import suppress
-from typing import TYPE_CHECKING, Any, Final, NamedTuple, Self
+from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kvstate.assessing import Assessing
 from kvstate.clock import SECOND
 from kvstate.codec import decode, encode
+from kvstate.copy_workers import Workers
 from kvstate.errors import Conflict, NotFound, StateError, Unavailable
 from kvstate.filing import LOOK_AT_ONCE
 from kvstate.keyspace import ROOT_ID, due_key, meta_key, parse_due
 from kvstate.names import artifact_path
 from kvstate.nodes import File, facts_of
-from kvstate.pacing import Pace
+from kvstate.outcomes import Counts, Explanation, Move, Outcome, outcome_of, tiers_of
 from kvstate.policy import PURGE, TIERS
 from kvstate.records import open_envelope, seal_envelope
+from kvstate.tally import TRASH_ID
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-    from concurrent.futures import Future
+    from collections.abc import Callable, Iterable, Iterator, Sequence
     from pathlib import Path
 
     from kvstate.blobs import Blobs
@@ -42,68 +42,15 @@ if TYPE_CHECKING:
     from kvstate.journal import Change, Journal
     from kvstate.moving import Moving
     from kvstate.nodes import Trashed
+    from kvstate.pacing import Pace
     from kvstate.policy import Policy, Verdict
     from kvstate.reads import Reads
-    from kvstate.tally import Totals
 
-__all__ = ["Explanation", "Lifecycle", "Move", "Outcome"]
+__all__ = ["Lifecycle"]
 
 _PAGE: Final = 512
-_FAILURES_KEPT: Final = 100
 _LAST_RUN: Final = meta_key("lifecycle")
 _LATER_NS: Final = 3600 * SECOND
-_JOBS_MAX: Final = 64
-
-
-class Move(NamedTuple):
-    """One step that is due: an artifact goes to another tier, or is purged, and by which rule.
-
-    ``revision`` is that of the artifact: a saved plan is refused where it has changed.
-    """
-
-    name: str
-    source: str
-    target: str
-    due_at_ns: int
-    size: int
-    id: int
-    rule: str
-    revision: int
-
-
-class Outcome(NamedTuple):
-    """What a run did (or, with ``dry_run``, would have done).
-
-    ``expired`` counts keys; ``purged`` what is gone or, where there is a trash, in it; ``emptied``
-    what left the trash; ``refused`` what a saved plan named and has changed since.
-    """
-
-    promoted_to_warm: int
-    promoted_to_cold: int
-    purged: int
-    expired: int
-    errors: int
-    seconds: float
-    dry_run: bool
-    at_ns: int
-    failures: tuple[tuple[str, str], ...]
-    moved_bytes: int = 0
-    emptied: int = 0
-    refused: int = 0
-
-
-class Explanation(NamedTuple):
-    """Why an artifact is where it is: ``steps`` are (tier or purge, moment), ``why`` is for people.
-
-    ``action`` is what is due now, None for nothing.
-    """
-
-    name: str
-    tier: str
-    rule: str
-    action: str | None
-    steps: tuple[tuple[str, int], ...]
-    why: tuple[str, ...]
 
 
 class _Look(NamedTuple):
@@ -114,39 +61,6 @@ class _Look(NamedTuple):
     verdict: Verdict
     action: str | None
     look_ns: int
-
-
-class _Counts:
-    """What a run has done so far."""
-
-    def __init__(self, progress: Callable[[int, int, str], None] | None) -> None:
-        self.by = dict.fromkeys((*TIERS, PURGE), 0)
-        self.failures: list[tuple[str, str]] = []
-        self.errors = 0
-        self.bytes = 0
-        self.emptied = 0
-        self.refused = 0
-        self.done = 0
-        self._progress = progress
-
-    def did(self, name: str, target: str, size: int) -> None:
-        """Count a step."""
-        self.by[target] += 1
-        self.bytes += size if target != PURGE else 0
-        self.tell(name)
-
-    def failed(self, name: str, why: str) -> None:
-        """Count a failure."""
-        self.errors += 1
-        if len(self.failures) < _FAILURES_KEPT:
-            self.failures.append((name, why))
-        self.tell(name)
-
-    def tell(self, name: str) -> None:
-        """Say that something was done; whoever listens may end the run by an exception."""
-        self.done += 1
-        if self._progress is not None:
-            self._progress(self.done, 0, name)
 
 
 class Lifecycle:
@@ -373,7 +287,7 @@ class Lifecycle:
         planned; what has changed is refused and counted. ``progress`` is called with (steps done,
         0 for not known, name) after each.
         """
-        counts = _Counts(progress)
+        counts = Counts(progress)
         began, at_ns = time.monotonic(), self._clock.now_ns()
         if dry_run:
             expired = self._count_due(counts, plan)
@@ -396,7 +310,7 @@ class Lifecycle:
             raise Conflict("lifecycle", "another run is going on") from None
         return fd
 
-    def _count_due(self, counts: _Counts, plan: Iterable[Move] | None) -> int:
+    def _count_due(self, counts: Counts, plan: Iterable[Move] | None) -> int:
         expired = 0
         if plan is None:
             expired = self._expiry.sweep(dry_run=True).swept
@@ -406,7 +320,7 @@ class Lifecycle:
         return expired
 
     def _outcome(
-        self, counts: _Counts, expired: int, began: float, at_ns: int, *, dry_run: bool
+        self, counts: Counts, expired: int, began: float, at_ns: int, *, dry_run: bool
     ) -> Outcome:
         return Outcome(
             counts.by["warm"],
@@ -423,7 +337,7 @@ class Lifecycle:
             counts.refused,
         )
 
-    def _run(self, counts: _Counts, plan: Iterable[Move] | None) -> int:
+    def _run(self, counts: Counts, plan: Iterable[Move] | None) -> int:
         self._reads.flush()
         if plan is not None:
             self._apply_plan(counts, plan)
@@ -440,15 +354,15 @@ class Lifecycle:
         self._blobs.sweep(all_notes=True)
         return sweeping.swept
 
-    def _apply_due(self, counts: _Counts) -> None:
+    def _apply_due(self, counts: Counts) -> None:
         stop = due_key(self._clock.now_ns() + 1, 0)
         start = due_key(0, 0)
-        with _Workers(self, counts) as workers:
+        with self._workers(counts) as workers:
             while page := self._engine.scan(start, stop, limit=_PAGE):
                 self._apply(counts, [parse_due(key)[1] for key, _ in page], workers)
                 start = page[-1][0] + b"\0"
 
-    def _apply_plan(self, counts: _Counts, plan: Iterable[Move]) -> None:
+    def _apply_plan(self, counts: Counts, plan: Iterable[Move]) -> None:
         policy = self._policies.ruling().policy
         now_ns = self._clock.now_ns()
         accepted = []
@@ -461,11 +375,11 @@ class Lifecycle:
                 counts.tell(move.name)
             else:
                 accepted.append(move.id)
-        with _Workers(self, counts) as workers:
+        with self._workers(counts) as workers:
             for first in range(0, len(accepted), _PAGE):
                 self._apply(counts, accepted[first : first + _PAGE], workers)
 
-    def _apply(self, counts: _Counts, ids: Sequence[int], workers: _Workers) -> None:
+    def _apply(self, counts: Counts, ids: Sequence[int], workers: Workers) -> None:
         """Look at artifacts, and do what is due with each."""
         policy = self._policies.ruling().policy
         now_ns = self._clock.now_ns()
@@ -488,7 +402,7 @@ class Lifecycle:
             return False
         return self._blobs.must_copy(look.file.blob, look.file.tier, _tier(look.action))
 
-    def _commit(self, counts: _Counts, looks: list[_Look]) -> None:
+    def _commit(self, counts: Counts, looks: list[_Look]) -> None:
         """Do what needs no copy in one transaction; if that fails, one by one."""
         if not looks:
             return
@@ -501,7 +415,7 @@ class Lifecycle:
                 for look in looks:
                     self._commit(counts, [look])
             else:
-                self.failed(counts, looks[0], error)
+                self._failed(counts, looks[0], error)
             return
         self._blobs.sweep()
         for look, did in zip(looks, done, strict=True):
@@ -523,7 +437,18 @@ class Lifecycle:
             self._moving.flip(change, look.file, tier, "move", look.verdict.why)
         return True
 
-    def copy(self, look: _Look, pace: Pace) -> bool:
+    def _workers(self, counts: Counts) -> Workers:
+        """Give threads that copy; what they did is counted when they are collected."""
+
+        def done(look: _Look, error: Exception | None, *, did: bool) -> None:
+            if error is not None:
+                self._failed(counts, look, error)
+            elif did:
+                counts.did(look.path, str(look.action), look.file.size)
+
+        return Workers(self._copy, done, self._journal, self._rate, self._threads)
+
+    def _copy(self, look: _Look, pace: Pace) -> bool:
         """Move one artifact whose content has to be copied; say whether it was moved."""
         before = 0
 
@@ -544,14 +469,14 @@ class Lifecycle:
             return False  # it was deleted, or written to: then it is not due any more
         return True
 
-    def failed(self, counts: _Counts, look: _Look, error: Exception) -> None:
+    def _failed(self, counts: Counts, look: _Look, error: Exception) -> None:
         """Count a failure, and record that of a move in the artifact."""
         counts.failed(look.path, str(error))
         if look.action in TIERS:
             with suppress(StateError):  # no room to say so: then it is tried at the next run
                 self._catalog.note_failure(look.file, _tier(look.action), str(error))
 
-    def _empty_trash(self, counts: _Counts) -> None:
+    def _empty_trash(self, counts: Counts) -> None:
         now_ns = self._clock.now_ns()
         while True:
             page: list[Trashed] = []
@@ -588,83 +513,29 @@ class Lifecycle:
         fields = decode(open_envelope(_LAST_RUN, data).payload)
         return outcome_of(fields)
 
+    def damaged(self, limit: int = 100) -> dict[str, object]:
+        """Give how many contents are in quarantine, and the names of artifacts that have them."""
+        blobs = {each.blob for each in self._blobs.quarantined()}
+        names = self._assessing.users(blobs, limit) if blobs else []
+        return {"blobs": len(blobs), "artifacts": names}
+
     def summary(self) -> dict[str, object]:
         """Give the tiers' contents, the last run and the next due time, as plain values."""
         last = self.last()
+        totals = self._catalog.totals(ROOT_ID)
+        trash = self._catalog.totals(TRASH_ID)
         return {
-            "tiers": tiers_of(self._catalog.totals(ROOT_ID)),
+            "tiers": tiers_of(totals),
+            "held": totals.held,
+            "failed": totals.failed,
+            "trash": {"artifacts": trash.artifacts, "bytes": trash.bytes},
             "last_run": None if last is None else last._asdict(),
             "next_due_ns": self.next_due_ns(),
         }
 
 
-class _Workers:
-    """The threads that copy, and what they have under way."""
-
-    def __init__(self, lifecycle: Lifecycle, counts: _Counts) -> None:
-        self._lifecycle = lifecycle
-        self._counts = counts
-        self._pace = Pace(lifecycle._rate)  # noqa: SLF001  (its other half)
-        self._pool: ThreadPoolExecutor | None = None
-        self._jobs: list[tuple[_Look, Future[bool]]] = []
-
-    def submit(self, look: _Look) -> None:
-        """Let an artifact be moved."""
-        if self._pool is None:
-            self._pool = ThreadPoolExecutor(self._lifecycle._threads, "kvstate-move")  # noqa: SLF001
-        actor = self._lifecycle._journal.actor  # noqa: SLF001
-        self._jobs.append((look, self._pool.submit(self._work, look, actor)))
-        if len(self._jobs) >= _JOBS_MAX:
-            self._collect()
-
-    def _work(self, look: _Look, actor: str) -> bool:
-        with self._lifecycle._journal.acting(actor):  # noqa: SLF001
-            return self._lifecycle.copy(look, self._pace)
-
-    def _collect(self) -> None:
-        jobs, self._jobs = self._jobs, []
-        for look, job in jobs:
-            try:
-                if job.result():
-                    assert look.action is not None
-                    self._counts.did(look.path, look.action, look.file.size)
-            except (StateError, OSError) as error:
-                self._lifecycle.failed(self._counts, look, error)
-
-    def __enter__(self) -> Self:
-        return self
-
-    def __exit__(self, kind: type[BaseException] | None, *_: object) -> None:
-        try:
-            if kind is None:
-                self._collect()
-        finally:
-            self._pace.end()
-            if self._pool is not None:
-                self._pool.shutdown(cancel_futures=True)
-
-
 def _tier(action: str | None) -> int:
     return TIERS.index(str(action))
-
-
-def tiers_of(totals: Totals) -> dict[str, dict[str, int]]:
-    """Give what each tier holds, as plain values."""
-    return {
-        tier: {"artifacts": usage.artifacts, "bytes": usage.bytes}
-        for tier, usage in zip(TIERS, totals.tiers, strict=True)
-    }
-
-
-def outcome_of(fields: Sequence[Any]) -> Outcome:
-    """Give an outcome from its fields, as a record or a wire has them."""
-    outcome = Outcome(*fields)
-    return outcome._replace(failures=tuple((name, why) for name, why in outcome.failures))
-
-
-def move_of(fields: Mapping[str, Any]) -> Move:
-    """Give a planned move from a mapping, as a saved plan has it."""
-    return Move(**{name: fields[name] for name in Move._fields})
 
 
 def _sealed(outcome: Outcome) -> bytes:

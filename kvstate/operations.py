@@ -489,7 +489,7 @@ _TABLE: Final = (
     _reads("artifact_parts", "listing of artifacts", "A folder's artifacts in order.", name="name"),
     _reads(
         "artifact_usage",
-        "[hot, warm, cold, held]",
+        "[hot, warm, cold, held, failed]",
         "What the store, a tenant or a workflow holds: [artifacts, bytes] per tier.",
         path="name?",
     ),

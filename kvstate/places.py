@@ -26,6 +26,7 @@ import stat
 from typing import TYPE_CHECKING
 
 from kvstate.errors import Damaged, Full, NotFound, StateError, Unavailable
+from kvstate.faults import point
 from kvstate.settings import TierSettings, format_compression
 from kvstate.sizes import format_size
 from kvstate.tier_access import Access
@@ -175,6 +176,7 @@ class Place:
         folder = self._access.own()
         try:
             os.fsync(fd)
+            point("synced")
             final = folder.sub(_fan(name), create=True)
             staging = folder.sub(STAGING)
             noted, written = os.stat(name, dir_fd=staging, follow_symlinks=False), os.fstat(fd)
@@ -183,6 +185,7 @@ class Place:
                     "its folder was replaced while this was written", retry=True
                 )
             os.link(name, name, src_dir_fd=staging, dst_dir_fd=final, follow_symlinks=False)
+            point("linked")
             os.fsync(final)
         except OSError as error:
             raise_os_error(error, self.name_of(name))

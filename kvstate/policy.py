@@ -152,8 +152,8 @@ class Section:
     artifacts_max: int | None = None
 
     @cached_property
-    def ages_ns(self) -> tuple[float, float, float]:
-        """The three ages in nanoseconds."""
+    def ages_ns(self) -> tuple[int, int, int]:
+        """The three ages in nanoseconds; the largest there is for never."""
         return _ages_ns(self, None)
 
     @cached_property
@@ -224,7 +224,7 @@ class Policy:
             purge_ns = max(facts.aged_from_ns + ages[2], facts.written_ns + section.floor_ns)
             due_ns = min(due_ns, purge_ns) if facts.tier < len(TIERS) - 1 else purge_ns
             if now_ns < due_ns < _NEVER_NS:
-                return int(due_ns), 0
+                return due_ns, 0
         verdict = self.verdict(facts, now_ns)
         return verdict.look_ns or 0, verdict.keep_newest
 
@@ -333,11 +333,11 @@ def _after(written_ns: int, count: int, unit: str) -> int:
     return _moment(at.replace(year=year, month=month, day=day))
 
 
-def _later(from_ns: int, by_ns: float) -> int:
-    return _NEVER_NS if by_ns == math.inf else min(from_ns + int(by_ns), _NEVER_NS)
+def _later(from_ns: int, by_ns: int) -> int:
+    return min(from_ns + by_ns, _NEVER_NS)
 
 
-def _ages_ns(section: Section, rule: Rule | None) -> tuple[float, float, float]:
+def _ages_ns(section: Section, rule: Rule | None) -> tuple[int, int, int]:
     """Give the three ages; one that a rule leaves out is not below one that it sets."""
     ages = []
     lowest = 0.0
@@ -345,7 +345,7 @@ def _ages_ns(section: Section, rule: Rule | None) -> tuple[float, float, float]:
         own = None if rule is None else getattr(rule, name)
         days = max(lowest, getattr(section, name)) if own is None else own
         lowest = days
-        ages.append(math.inf if days == math.inf else float(round(days * DAY)))
+        ages.append(_NEVER_NS if days == math.inf else round(days * DAY))
     return ages[0], ages[1], ages[2]
 
 

@@ -88,8 +88,8 @@ class RemoteArtifacts:
         """Give the artifacts below a folder (or the one of this name), in the order of names.
 
         Those of a tier, written longer or less long ago (seconds, a timedelta, a moment), of some
-        size (bytes), with this metadata, held or not. ``newest``: the last written first, below a
-        workflow or a tenant. ``after`` is the last name of a page: the next one begins there.
+        size (bytes), with this metadata, held or not. ``newest``: the last written first. ``after``
+        is the last name of a page: the next one begins there.
         """
         options = _given(
             tier=tier,
@@ -404,8 +404,8 @@ def _put_options(
 
 
 def _totals(row: list[Any]) -> Totals:
-    hot, warm, cold, held = row
-    return Totals(Usage(*hot), Usage(*warm), Usage(*cold), held)
+    hot, warm, cold, held, failed = row
+    return Totals(Usage(*hot), Usage(*warm), Usage(*cold), held, failed)
 
 
 def _small(content: Content, room: int) -> bytes | None:

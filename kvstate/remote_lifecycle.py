@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Any
 
-from kvstate.lifecycle import Explanation, Move, Outcome, outcome_of
+from kvstate.outcomes import Explanation, Move, Outcome, outcome_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator

@@ -140,6 +140,10 @@ class StoreSettings:
     """The most that a lifecycle run copies in a second; 0: no limit."""
     move_threads: int = 2
     """How many copies a lifecycle run has under way at once."""
+    scrub_days: float = 30.0
+    """The daemon scrubs everything once in so long; 0: never."""
+    scrub_bytes_per_second: int = 100 << 20
+    """The most that the daemon's scrub reads in a second; 0: no limit."""
 
     tiers: tuple[TierSettings, TierSettings, TierSettings] = (
         TierSettings(),
@@ -163,6 +167,8 @@ class StoreSettings:
             ("journal_age_seconds", 1.0, 3.2e9),
             ("move_bytes_per_second", 0, 1 << 50),
             ("move_threads", 1, 64),
+            ("scrub_days", 0, 36500),
+            ("scrub_bytes_per_second", 0, 1 << 50),
         ):
             value = getattr(self, name)
             if not low <= value <= high:

@@ -15,6 +15,7 @@ from typing import TYPE_CHECKING, NamedTuple
 
 from kvstate.codec import Hasher, block_checksum, digest
 from kvstate.errors import InvalidValue
+from kvstate.faults import point
 from kvstate.places import copy_between, raise_os_error
 
 if TYPE_CHECKING:
@@ -239,6 +240,7 @@ class Staging:
         self._memory = None
         self._sums = Sums()
         self._sums.update(data)
+        point("staged")
 
     def _unshare(self) -> None:
         """Make a copy to write to: the published file is never written again."""

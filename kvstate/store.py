@@ -67,6 +67,7 @@ __all__ = ["Store", "open_store"]
 T = TypeVar("T")
 
 SETTINGS_FILE = "kvstate.toml"
+TENANTS_SHOWN = 1000
 _FORMAT_KEY = meta_key("format")
 
 
@@ -276,6 +277,11 @@ class Store:
             "journal_oldest": self._journal.oldest(),
             "namespaces": len(names),
             **self.lifecycle.summary(),
+            "damaged": self.lifecycle.damaged(),
+            "tenants": {
+                name: {"artifacts": totals.artifacts, "bytes": totals.bytes}
+                for name, totals in islice(self.artifacts.usages(), TENANTS_SHOWN)
+            },
             "records_bytes": engine["used_bytes"],
             "map_bytes": engine["map_bytes"],
             "readers": engine["readers"],

@@ -1,8 +1,9 @@
 """What is counted of artifacts, exactly, in the transaction of each change.
 
 Per tier the number and the bytes of the artifacts below the store (the root), each tenant and each
-workflow, and how many of them are held: one record each (key ``U``), seven numbers of 8 bytes. What
-one change adds is gathered and written at its end: a thousand puts write a workflow's record once.
+workflow, how many of them are held, and how many could not be moved: one record each (key ``U``),
+eight numbers of 8 bytes; under the identity 0 the same of the trash. What one change adds is
+gathered and written at its end: a thousand puts write a workflow's record once.
 """
 
 from __future__ import annotations
@@ -20,9 +21,11 @@ if TYPE_CHECKING:
     from kvstate.engine import Engine, Reader
     from kvstate.journal import Change
 
-__all__ = ["Tally", "Totals", "Usage", "read_totals", "totals_record"]
+__all__ = ["TRASH_ID", "Tally", "Totals", "Usage", "read_totals", "totals_record"]
 
-_NUMBERS: Final = Struct(">7Q")
+_NUMBERS: Final = Struct(">8Q")
+TRASH_ID: Final = 0
+"""Under this identity the trash is counted."""
 
 
 class Usage(NamedTuple):
@@ -39,6 +42,7 @@ class Totals(NamedTuple):
     warm: Usage
     cold: Usage
     held: int
+    failed: int
 
     @property
     def tiers(self) -> tuple[Usage, Usage, Usage]:
@@ -56,7 +60,7 @@ class Totals(NamedTuple):
         return sum(usage.bytes for usage in self.tiers)
 
 
-_NOTHING: Final = [0] * 7
+_NOTHING: Final = [0] * 8
 
 
 def _numbers(reader: Reader | Engine, folder_id: int) -> list[int]:
@@ -67,7 +71,7 @@ def _numbers(reader: Reader | Engine, folder_id: int) -> list[int]:
 
 def _totals(numbers: list[int]) -> Totals:
     hot, warm, cold = (Usage(*numbers[at : at + 2]) for at in (0, 2, 4))
-    return Totals(hot, warm, cold, numbers[6])
+    return Totals(hot, warm, cold, *numbers[6:])
 
 
 def read_totals(reader: Reader | Engine, folder_id: int) -> Totals:
@@ -76,7 +80,7 @@ def read_totals(reader: Reader | Engine, folder_id: int) -> Totals:
 
 
 def totals_record(folder_id: int, numbers: Iterable[int]) -> tuple[bytes, bytes]:
-    """Give the key and the record of seven numbers."""
+    """Give the key and the record of eight numbers."""
     key = tally_key(folder_id)
     return key, seal(key, _NUMBERS.pack(*numbers))
 
@@ -96,10 +100,12 @@ class Tally:
             added[2 * tier] += artifacts
             added[2 * tier + 1] += size
 
-    def hold(self, folders: Iterable[int], count: int) -> None:
-        """Count so many more held artifacts in each of these."""
+    def mark(self, folders: Iterable[int], held: int, failed: int) -> None:
+        """Count so many more held artifacts, and failed ones, in each of these."""
         for folder_id in folders:
-            self._added.setdefault(folder_id, list(_NOTHING))[6] += count
+            added = self._added.setdefault(folder_id, list(_NOTHING))
+            added[6] += held
+            added[7] += failed
 
     def add_totals(self, folder_id: int, totals: Totals, sign: int) -> None:
         """Count all that another folder holds, or take it off."""
@@ -108,6 +114,7 @@ class Tally:
             added[2 * at] += sign * artifacts
             added[2 * at + 1] += sign * size
         added[6] += sign * totals.held
+        added[7] += sign * totals.failed
 
     def totals(self, reader: Reader, folder_id: int) -> Totals:
         """Give what there is with what this change has added so far."""

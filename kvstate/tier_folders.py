@@ -18,6 +18,7 @@ import stat
 from typing import TYPE_CHECKING, NamedTuple, NoReturn
 
 from kvstate.errors import Damaged, Denied, Full, NotFound, Unavailable
+from kvstate.faults import point
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -172,6 +173,7 @@ class Folder:
                 if os.write(fd, data) != len(data):
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(fd)
+                point("synced")
                 with contextlib.suppress(FileExistsError):
                     os.link(
                         name,
@@ -180,6 +182,7 @@ class Folder:
                         dst_dir_fd=self.root,
                         follow_symlinks=False,
                     )
+                point("linked")
             finally:
                 os.close(fd)
                 with contextlib.suppress(FileNotFoundError):

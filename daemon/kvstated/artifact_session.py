@@ -8,8 +8,8 @@ from typing import TYPE_CHECKING, Any
 
 from kvstate.codec import encode
 from kvstate.errors import InvalidValue, NotFound
-from kvstate.lifecycle import Move
 from kvstate.operations import checked_options
+from kvstate.outcomes import Move
 from kvstate.wire import CHUNK_BYTES, Channel
 from kvstated.streams import FRAME_SPARE_BYTES, Listing, Upload
 

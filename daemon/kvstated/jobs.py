@@ -9,12 +9,14 @@ dates that passed while nothing could run (the machine slept) count as one. Far 
 from __future__ import annotations
 
 import logging
+import math
 import threading
 from datetime import UTC, datetime
 from typing import TYPE_CHECKING, Any, Final
 
 from apscheduler.schedulers.background import BackgroundScheduler
 from apscheduler.triggers.date import DateTrigger
+from apscheduler.triggers.interval import IntervalTrigger
 
 from kvstate.clock import SECOND, datetime_of
 from kvstate.errors import StateError
@@ -29,6 +31,10 @@ GAP_SECONDS: Final = 0.1
 """Between two runs at least: what becomes due in between is done in one."""
 RETRY_SECONDS: Final = 60
 """What could not be done is tried again after this time, whatever else becomes due."""
+SCRUB_EVERY_SECONDS: Final = 60
+SCRUB_BYTES_MIN: Final = 1 << 20
+SCRUB_SPARE: Final = 1.5
+"""Of what a step should read, so that a round ends in time when the daemon was not always up."""
 _JOB = "lifecycle"
 
 log = logging.getLogger(__name__)
@@ -50,7 +56,7 @@ class Jobs:
         self._not_before_ns = 0
         self._scheduler: Any = BackgroundScheduler(
             timezone=UTC,
-            executors={"default": {"type": "threadpool", "max_workers": 1}},
+            executors={"default": {"type": "threadpool", "max_workers": 2}},
             job_defaults={"coalesce": True, "max_instances": 1, "misfire_grace_time": None},
         )
 
@@ -58,6 +64,10 @@ class Jobs:
         """Begin: what is due already runs at once."""
         self._scheduler.start()
         self.arm()
+        if self._store.settings.scrub_days:
+            self._scheduler.add_job(
+                self._scrub, IntervalTrigger(seconds=SCRUB_EVERY_SECONDS), id="scrub"
+            )
 
     def arm(self) -> None:
         """Set the date anew if something is due before it; cheap, called after commits."""
@@ -120,6 +130,27 @@ class Jobs:
         else:
             self._not_before_ns = self._store.clock.now_ns() + round(GAP_SECONDS * SECOND)
         log.debug("lifecycle: %s", outcome)
+
+    def _scrub(self) -> None:
+        """Read some of what is stored: so much that all is read once in its period."""
+        settings = self._store.settings
+        steps = settings.scrub_days * 86400 / SCRUB_EVERY_SECONDS
+        stats = self._store.engine.stats()["used_bytes"]
+        content = self._store.artifacts.usage().bytes
+        share = math.ceil((stats + content) * SCRUB_SPARE / steps) + SCRUB_BYTES_MIN
+        try:
+            found = self._store.scrub(
+                bytes_max=share, rate=settings.scrub_bytes_per_second, progress=self._progress
+            )
+        except _Ending:
+            return
+        except StateError as error:
+            log.warning("scrub: %s", error)
+            return
+        for what, why in found.damaged:
+            log.error("scrub: %s: %s", what, why)
+        if found.healed:
+            log.warning("scrub: %d healed", found.healed)
 
     def _progress(self, _done: int, _total: int, _name: str) -> None:
         if self._stopping:

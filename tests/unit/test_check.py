@@ -86,7 +86,7 @@ BREAKAGES = {
     ),
     "a lost due entry": (lambda s: _delete(s, _first(s, b"D")), "due"),
     "a due entry of nothing": (lambda s: _put(s, due_key(1, 9), b""), "due"),
-    "wrong usage": (lambda s: _put(s, *totals_record(1, [9] * 7)), "usage"),
+    "wrong usage": (lambda s: _put(s, *totals_record(1, [9] * 8)), "usage"),
     "a lost usage": (lambda s: _delete(s, _first(s, b"U")), "usage"),
     "a lost entry in the order of time": (lambda s: _delete(s, _first(s, b"R")), "recent"),
     "a recent entry of nothing": (lambda s: _put(s, recent_key(7, 8, 9), b""), "recent"),

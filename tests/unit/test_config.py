@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
+import math
 from pathlib import Path
 
 import pytest
 
 from kvstate.config import SECTIONS, load
 from kvstate.errors import InvalidConfig, InvalidValue
+from kvstate.policy import Policy
 from kvstate.settings import StoreSettings, TierSettings, tier_paths
 from kvstate.sizes import format_size, parse_size
 from kvstate.store import open_store
@@ -44,6 +46,59 @@ def test_the_retention_variables_set_the_ages():
     settings = load(None, None, environ).store_settings()
 
     assert (settings.hot_days, settings.warm_days, settings.cold_days) == (1, 2, 3)
+
+
+def test_rules_and_tenants(tmp_path):
+    text = """
+[lifecycle]
+cold_days = "never"
+trash_days = 7
+rate = "50MiB"
+
+[[lifecycle.rules]]
+name = "logs"
+glob = "**/*.log"
+cold_days = 14
+
+[tenants.vip]
+hot_days = 14
+sha256 = true
+
+[[tenants.vip.rules]]
+prefix = "vip/keep/"
+cold_days = "never"
+"""
+    config = _load(tmp_path, text)
+
+    settings = config.store_settings()
+    policy = Policy.of(settings.policy())
+    assert settings.move_bytes_per_second == 50 << 20
+    assert (policy.common.cold_days, policy.common.trash_days) == (math.inf, 7)
+    assert [rule.name for rule in policy.section("vip/x").rules] == ["1", "logs"]
+    assert policy.section("vip/x").hot_days == 14
+    assert policy.section("vip/x").sha256
+
+
+@pytest.mark.parametrize(
+    ("text", "line", "why"),
+    [
+        ("[[lifecycle.rules]]\nname = 'a'\n[[lifecycle.rules]]\nglobb = 'x'\n", 4, "globb"),
+        ("[[lifecycle.rules]]\nsize_min = 'many'\n", 2, "no number of bytes"),
+        ("[tenants.a]\nhot_days = -1\n", 2, "no number of days"),
+        ("[tenants.a]\n\nhot = 1\n", 3, "none of"),
+        ("[[tenants.a.rules]]\nbasis = 'x'\n", 2, "neither"),
+        ("[lifecycle]\nrules = 5\n", 2, "no list"),
+        ("tenants = 5\n", 1, "no table"),
+        ("[lifecycle]\nhot_days = 'soon'\n", 2, "never"),
+        ("[lifecycle]\ntrash_days = -1\n", 2, "trash_days"),
+        ("[lifecycle]\nthreads = 0\n", 2, "threads"),
+    ],
+)
+def test_rules_that_cannot_be_name_their_line(tmp_path, text, line, why):
+    with pytest.raises(InvalidConfig, match=why) as caught:
+        _load(tmp_path, text)
+
+    assert f"kvstate.toml:{line}" in str(caught.value)
 
 
 def test_each_tier_has_settings_of_its_own(tmp_path):
@@ -167,7 +222,7 @@ def test_what_is_wrong_is_named_with_its_line(tmp_path, text, line, why):
     [
         ("KVSTATE_STORE_MAPBYTES", "1", "did you mean map_bytes"),
         ("KVSTATE_STORE_READERS_MAX", "x", "Expected `int`"),
-        ("HOT_RETENTION_DAYS", "soon", "Expected `float`"),
+        ("HOT_RETENTION_DAYS", "soon", "never"),
         ("KVSTATE_TIERS_COLD_PATHS", "/x", "unknown key tiers.cold.paths; did you mean path"),
         ("KVSTATE_TIERS_FROZEN_PATH", "/x", "unknown section"),
         ("KVSTATE_TIERS_COLD_PATH", "s3://bucket", "object stores"),

@@ -33,6 +33,7 @@ FACE = "kvstate"
 LAYERS = (
     {
         "kvstate.errors",
+        "kvstate.faults",
         "kvstate.clock",
         "kvstate.names",
         "kvstate.durations",
@@ -62,7 +63,6 @@ LAYERS = (
         "kvstate.tier_places",
     },
     {
-        "kvstate.faults",
         "kvstate.staging",
         "kvstate.zstd",
         "kvstate.blob_reader",
@@ -88,6 +88,9 @@ LAYERS = (
         "kvstate.lifecycle",
         "kvstate.scrubbing",
         "kvstate.check",
+        "kvstate.check_files",
+        "kvstate.copy_workers",
+        "kvstate.outcomes",
         "kvstate.repair",
         "kvstate.audit",
     },
