@@ -107,8 +107,10 @@ class Policies:
                 tenants.pop(tenant, None)
             elif not isinstance(given, dict):
                 raise InvalidValue(f"tenants.{tenant}", "it is no table of settings")
+            elif kept := _without_none({**tenants.get(tenant, {}), **given}):
+                tenants[tenant] = kept
             else:
-                tenants[tenant] = _without_none({**tenants.get(tenant, {}), **given})
+                tenants.pop(tenant, None)
         after["tenants"] = None if "tenants" in options and given_tenants is None else tenants
         after = _without_none(after)
         if not after.get("tenants"):

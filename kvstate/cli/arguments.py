@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import argparse
 
+from kvstate.cli.artifact_arguments import add_artifacts, add_content, add_demo, add_lifecycle
 from kvstate.version import __version__
 
 TYPE_CHECKING = False  # as a type checker reads it; `typing` costs a tenth of `--help`
@@ -18,7 +19,6 @@ _EPILOG = """\
 Which store: --store, --socket, $KVSTATE_STORE, $KVSTATE_SOCKET, or the default socket of a daemon.
 Exit codes: 0 done, 1 failed, 2 usage, 3 not found, 4 conflict, 5 damaged data found, 6 unavailable.
 """
-_TIERS = ("hot", "warm", "cold")
 
 
 def _path(text: str) -> Path:
@@ -49,10 +49,12 @@ def parser() -> argparse.ArgumentParser:
         return command.add_argument
 
     _add_keys(add)
-    _add_artifacts(add)
-    _add_lifecycle(commands)
+    add_artifacts(add)
+    add_content(add)
+    add_lifecycle(commands)
     _add_looking(add)
     _add_config(commands)
+    add_demo(commands)
     return top
 
 
@@ -105,50 +107,6 @@ def _add_keys(add: Callable[..., Callable[..., Any]]) -> None:
     arg("settings", metavar="NAME=VALUE", nargs="*", help="NAME= is the default")
 
 
-def _add_artifacts(add: Callable[..., Callable[..., Any]]) -> None:
-    arg = add("put", "artifacts:put", "store files as artifacts", creates=True)
-    arg("files", metavar="FILE", nargs="+", help="a file; - is standard input")
-    arg("name", metavar="NAME", help="tenant/workflow/artifact; a folder for several files")
-    arg("--tier", choices=_TIERS, default="hot")
-    arg("--meta", metavar="KEY=VALUE", action="append", default=[], help="metadata, as text")
-    arg = add("cat", "artifacts:cat", "print an artifact's content")
-    arg("name", metavar="NAME")
-    arg = add("ls", "artifacts:ls", "list artifacts below a folder")
-    arg("prefix", metavar="PREFIX", nargs="?", default="")
-    arg("--tier", choices=_TIERS, help="only what is in this tier")
-    arg = add("stat", "artifacts:stat", "print what is known of an artifact")
-    arg("name", metavar="NAME")
-    arg = add("rm", "artifacts:rm", "delete artifacts")
-    arg("names", metavar="NAME", nargs="+")
-    arg = add("mv", "artifacts:mv", "give an artifact or a folder another name")
-    arg("name", metavar="NAME")
-    arg("new", metavar="NEW")
-    arg("--replace", action="store_true", help="replace what has the new name")
-    arg = add("tier", "artifacts:tier", "move an artifact to another tier")
-    arg("name", metavar="NAME")
-    arg("tier", choices=_TIERS)
-    arg = add("restore", "artifacts:restore", "bring artifacts back to a hotter tier")
-    arg("names", metavar="NAME", nargs="+")
-    arg("--tier", choices=("hot", "warm"), default="hot")
-
-
-def _add_lifecycle(commands: Any) -> None:
-    text = "what is due: plan it, run it, look at it"
-    lifecycle = commands.add_parser("lifecycle", help=text, description=text, allow_abbrev=False)
-    acts = lifecycle.add_subparsers(metavar="plan|run|summary", required=True)
-    for name, text in (
-        ("plan", "list what is due now, in due order; change nothing"),
-        ("run", "do what is due"),
-        ("summary", "the tiers, the last run, what is due next"),
-    ):
-        act = acts.add_parser(name, help=text, description=text, allow_abbrev=False)
-        act.set_defaults(run=f"looking:lifecycle_{name}")
-        if name == "plan":
-            act.add_argument("--limit", type=int, metavar="N", help="at most so many")
-        if name == "run":
-            act.add_argument("--dry-run", action="store_true", help="only count")
-
-
 def _add_looking(add: Callable[..., Callable[..., Any]]) -> None:
     arg = add("journal", "looking:journal", "print what was changed, or verify that record")
     arg("--since", metavar="REV", type=int, default=0, help="only after this revision")
@@ -166,8 +124,9 @@ def _add_looking(add: Callable[..., Callable[..., Any]]) -> None:
     arg("--timeout", metavar="TIME", help="end after this time without a change")
     arg("--exec", metavar="CMD", help="run this in a shell for each, with the event on its stdin")
     add("stats", "looking:stats", "print figures about the store")
-    arg = add("check", "looking:check", "look for inconsistencies; exit 5 when there are some")
+    arg = add("check", "verifying:check", "look for inconsistencies; exit 5 when there are some")
     arg("--verify", action="store_true", help="read every byte of every blob, too")
+    arg("--repair", action="store_true", help="write anew what can be found again")
 
 
 def _add_config(commands: Any) -> None:

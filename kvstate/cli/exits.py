@@ -16,6 +16,7 @@ from kvstate.errors import (
 
 __all__ = [
     "CLOSED_PIPE",
+    "CONFLICT",
     "DAMAGED",
     "DONE",
     "FAILED",

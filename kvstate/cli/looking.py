@@ -1,11 +1,11 @@
-"""Commands that look at the store: lifecycle, journal, watch, stats, check."""
+"""Commands that look at the store: journal, watch, stats."""
 
 from __future__ import annotations
 
 import os
 import subprocess
 import sys
-from typing import TYPE_CHECKING
+from typing import TYPE_CHECKING, Any, Final
 
 from kvstate.audit import newest_events
 from kvstate.cli.doors import open_door
@@ -16,13 +16,15 @@ from kvstate.cli.output import (
     facts_with_times,
     print_json,
     print_line,
+    print_table,
     print_tree,
     printable,
+    total_facts,
 )
 from kvstate.durations import parse_duration
 from kvstate.errors import InvalidValue
 from kvstate.jsonview import to_json
-from kvstate.progress import Meter
+from kvstate.sizes import format_size
 
 if TYPE_CHECKING:
     from argparse import Namespace
@@ -30,57 +32,16 @@ if TYPE_CHECKING:
     from kvstate.journal import Event
     from kvstate.remote import RemoteStore
     from kvstate.store import Store
+    from kvstate.tally import Totals
 
 __all__ = [
-    "check",
     "journal",
-    "lifecycle_plan",
-    "lifecycle_run",
-    "lifecycle_summary",
     "stats",
     "watch",
 ]
 
-
-def lifecycle_plan(options: Namespace) -> int:
-    """List what is due."""
-    with open_door(options) as store:
-        for move in store.lifecycle.plan(limit=options.limit):
-            facts = facts_with_times(move._asdict())
-            if options.json:
-                print_json(facts)
-            else:
-                print_line(
-                    f"{facts['due_at']} {move.source} -> {move.target} {move.size} {move.name}"
-                )
-    return DONE
-
-
-def lifecycle_run(options: Namespace) -> int:
-    """Do what is due; exit 1 when some of it failed."""
-    with open_door(options) as store, Meter(None, "lifecycle", unit="") as meter:
-        outcome = store.lifecycle.run(dry_run=options.dry_run, progress=meter.reach)
-    facts = facts_with_times(outcome._asdict())
-    if options.json:
-        print_json(facts)
-    else:
-        failures = facts.pop("failures")
-        print_tree(facts)
-        for name, why in failures:  # type: ignore[attr-defined]
-            sys.stderr.write(f"kvstate: {printable(name)}: {printable(why)}\n")
-    return FAILED if outcome.errors else DONE
-
-
-def lifecycle_summary(options: Namespace) -> int:
-    """Print the tiers, the last run and what is due next."""
-    with open_door(options) as store:
-        _show(options, store.lifecycle.summary())
-    return DONE
-
-
-def _show(options: Namespace, facts: dict[str, object]) -> None:
-    facts = facts_with_times(facts)
-    print_json(facts) if options.json else print_tree(facts)
+_TENANTS_SHOWN: Final = 10
+_SHOWN_ELSEWHERE: Final = ("tiers", "free_bytes", "places")
 
 
 def journal(options: Namespace) -> int:
@@ -182,21 +143,49 @@ def _print_event(options: Namespace, event: Event) -> None:
 def stats(options: Namespace) -> int:
     """Print figures about the store."""
     with open_door(options) as store:
-        _show(options, store.stats())
+        facts = store.stats()
+        tenants = dict(store.artifacts.usages())
+    if options.json:
+        named = {name: total_facts(total) for name, total in tenants.items()}
+        print_json({**facts_with_times(facts), "tenants": named})
+        return DONE
+    _print_tiers(facts)
+    print_line("")
+    _print_tenants(tenants)
+    print_line("")
+    rest = {key: facts[key] for key in facts if key not in _SHOWN_ELSEWHERE}
+    print_tree(facts_with_times({**rest, "places": _places(facts["places"])}))
     return DONE
 
 
-def check(options: Namespace) -> int:
-    """Print every inconsistency."""
-    with open_door(options) as store, Meter(None, "check", unit="") as meter:
-        report = store.check(verify=options.verify, progress=meter.reach)
-    if options.json:
-        problems = [problem._asdict() for problem in report.problems]
-        print_json({"clean": report.clean, "problems": problems, "counts": report.counts})
-    else:
-        for problem in report.problems:
-            print_line(printable(f"{problem.kind}: {problem.where}: {problem.why}"))
-        counts = ", ".join(f"{count} {name}" for name, count in report.counts.items())
-        state = "clean" if report.clean else f"{len(report.problems)} problems"
-        print_line(f"{state}: {counts}")
-    return DONE if report.clean else DAMAGED
+def _print_tiers(facts: dict[str, Any]) -> None:
+    rows = [
+        (
+            tier,
+            str(held["artifacts"]),
+            format_size(held["bytes"]),
+            "-" if facts["free_bytes"][tier] is None else format_size(facts["free_bytes"][tier]),
+        )
+        for tier, held in facts["tiers"].items()
+    ]
+    print_table(("tier", "artifacts", "size", "free"), rows)
+
+
+def _places(places: Any) -> dict[str, str]:
+    """Give a line for each tier: where it is, and why it does not answer, if so."""
+    return {
+        tier: str(place["path"]) if place["available"] else f"unavailable: {place['reason']}"
+        for tier, place in places.items()
+    }
+
+
+def _print_tenants(tenants: dict[str, Totals]) -> None:
+    """Print the largest: there may be very many, and `usage` has them all."""
+    by_size = sorted(tenants.items(), key=lambda each: (-each[1].bytes, each[0]))
+    rows = [
+        (name, str(total.artifacts), format_size(total.bytes), str(total.held))
+        for name, total in by_size[:_TENANTS_SHOWN]
+    ]
+    print_table(("tenant", "artifacts", "size", "held"), rows)
+    if len(tenants) > _TENANTS_SHOWN:
+        print_line(f"and {len(tenants) - _TENANTS_SHOWN} more: kvstate usage")

@@ -7,17 +7,21 @@ from typing import TYPE_CHECKING
 
 from kvstate.clock import datetime_of
 from kvstate.jsonview import to_json
+from kvstate.policy import TIERS
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Mapping, Sequence
 
     from kvstate.artifact_files import Artifact
     from kvstate.codec import Value
     from kvstate.journal import Event
     from kvstate.state import Entry
+    from kvstate.tally import Totals
 
 __all__ = [
     "artifact_facts",
+    "artifact_line",
+    "complain",
     "entry_facts",
     "event_facts",
     "event_line",
@@ -25,8 +29,10 @@ __all__ = [
     "moment_text",
     "print_json",
     "print_line",
+    "print_table",
     "print_tree",
     "printable",
+    "total_facts",
     "value_line",
 ]
 
@@ -34,6 +40,20 @@ __all__ = [
 def print_line(line: str) -> None:
     """Print a line on standard output."""
     sys.stdout.write(line + "\n")
+
+
+def complain(message: str) -> None:
+    """Print on standard error what went wrong, while the command goes on."""
+    sys.stderr.write(f"kvstate: {printable(message)}\n")
+
+
+def print_table(head: Sequence[str], rows: Sequence[Sequence[str]]) -> None:
+    """Print columns: the first to the left, the others, which are figures, to the right."""
+    lines = [head, *rows]
+    widths = [max(len(line[at]) for line in lines) for at in range(len(head))]
+    for line in lines:
+        figures = [text.rjust(width) for text, width in zip(line[1:], widths[1:], strict=True)]
+        print_line("  ".join([printable(line[0]).ljust(widths[0]), *figures]))
 
 
 def print_json(value: Value) -> None:
@@ -78,6 +98,18 @@ def entry_facts(entry: Entry) -> dict[str, object]:
 def artifact_facts(artifact: Artifact) -> dict[str, object]:
     """Give an artifact as a mapping for JSON."""
     return {**facts_with_times(artifact._asdict()), "metadata": artifact.metadata}
+
+
+def artifact_line(artifact: Artifact) -> str:
+    """Give an artifact as one line for a person."""
+    at = artifact.modified_at.strftime("%Y-%m-%d %H:%M")
+    return printable(f"{artifact.tier:<4} {artifact.size:>12} {at} {artifact.name}")
+
+
+def total_facts(total: Totals) -> dict[str, object]:
+    """Give what a tenant, a workflow or the store holds as a mapping for JSON."""
+    tiers = {tier: getattr(total, tier)._asdict() for tier in TIERS}
+    return {"artifacts": total.artifacts, "bytes": total.bytes, **tiers, "held": total.held}
 
 
 def event_facts(event: Event) -> dict[str, object]:

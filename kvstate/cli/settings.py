@@ -9,6 +9,7 @@ from kvstate.cli.arguments import parser
 from kvstate.cli.doors import store_path
 from kvstate.cli.exits import DONE
 from kvstate.cli.output import print_json, print_line
+from kvstate.cli.toml import toml_value
 from kvstate.config import load
 
 if TYPE_CHECKING:
@@ -26,16 +27,10 @@ def show(options: Namespace) -> int:
     for section, settings in config.as_dict().items():
         print_line(f"[{section}]")
         for key, value in settings.items():
-            shown = f'"{value:04o}"' if key == "socket_mode" else _toml(value)
+            shown = f'"{value:04o}"' if key == "socket_mode" else toml_value(value)
             print_line(f"{key} = {shown}  # {config.origins[f'{section}.{key}']}")
         print_line("")
     return DONE
-
-
-def _toml(value: object) -> str:
-    if isinstance(value, str):
-        return '"' + value.replace("\\", "\\\\").replace('"', '\\"') + '"'
-    return f"{value:g}" if isinstance(value, float) else str(value)
 
 
 def validate(options: Namespace) -> int:

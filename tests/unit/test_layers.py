@@ -105,7 +105,7 @@ LAYERS = (
         "kvstate.remote",
     },
     {"kvstate.aio_client", "kvstate.aio_threads", "kvstate.aio"},
-    {"kvstate.progress", "kvstate.cli"},
+    {"kvstate.progress", "kvstate.demo", "kvstate.cli"},
     {"kvstatefs", "kvstated"},
 )
 # typing_extensions is what Python's own typing will be; type checkers bring it, nothing runs it.
