@@ -26,7 +26,7 @@ from kvstate.clock import SECOND, time_to_ns
 from kvstate.durations import parse_duration
 from kvstate.errors import InvalidConfig, InvalidValue
 from kvstate.jsonview import from_json
-from kvstate.lifecycle import Move, move_of
+from kvstate.outcomes import Move, move_of
 from kvstate.progress import Meter
 
 if TYPE_CHECKING:
