@@ -206,14 +206,15 @@ class Blobs(BlobReading):
             self.shift(change, equal, {tier: references})
             return equal
         blob = content.blob
-        form = FILE if content.inline is None else INLINE
-        counted = tier if form == FILE else 0
-        counts = tuple(references if t == counted else 0 for t in range(len(TIERS)))
-        self.write(change, blob, Blob(form, content.size, content.digest, tier, 0, counts))
         change.tx.put(digest_key(content.digest, blob), b"")
         if content.inline is not None:
+            small = Blob(INLINE, content.size, content.digest, tier, 0, (references, 0, 0))
+            self.write(change, blob, small)
             key = blob_content_key(blob)
             change.tx.put(key, seal(key, content.inline))
+            return blob
+        counts = tuple(references if t == tier else 0 for t in range(len(TIERS)))
+        self.write(change, blob, Blob(FILE, content.size, content.digest, tier, 0, counts))
         self.write_sums(change, blob, array("Q", content.checksums))
         return blob
 
