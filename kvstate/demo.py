@@ -20,7 +20,7 @@ if TYPE_CHECKING:
     from kvstate.artifact_files import Artifact
     from kvstate.artifact_reading import Verified
     from kvstate.clock import Clock
-    from kvstate.lifecycle import Move, Outcome
+    from kvstate.outcomes import Move, Outcome
     from kvstate.store import Store
 
 __all__ = ["Rotation", "rotate"]
