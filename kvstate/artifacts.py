@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import stat
 from collections.abc import Mapping
+from contextlib import suppress
 from itertools import islice
 from pathlib import Path
 from typing import TYPE_CHECKING, NamedTuple
@@ -21,7 +22,8 @@ from kvstate.artifact_reading import ArtifactReading
 from kvstate.clock import seconds_to_ns
 from kvstate.codec import Value, encode
 from kvstate.drill import Drill, drill
-from kvstate.errors import Conflict, Exists, InvalidValue, NotFound
+from kvstate.errors import Conflict, Exists, InvalidValue, NotFound, StateError
+from kvstate.filing import as_file
 from kvstate.names import artifact_path, segments
 from kvstate.nodes import File, Folder, described
 from kvstate.policy import OVERRIDE, TIERS, override_ns
@@ -85,14 +87,23 @@ class Artifacts(ArtifactReading):
         metadata: Mapping[str, Value] | None = None,
         tier: str = "hot",
         replace: bool = True,
+        unless_same: bool = False,
         reason: str = "",
     ) -> Artifact:
         """Store bytes, a file (by its path) or what a binary file gives; durable on return.
 
         `Exists` when the name is taken and ``replace`` is off; `Held` when a hold forbids it.
-        ``metadata=None`` keeps what an older version had.
+        ``metadata=None`` keeps what an older version had. With ``unless_same`` what is there is
+        left as it is (its age, its tier) if it has these bytes and this metadata.
         """
-        writer = self.writer(name, metadata=metadata, tier=tier, replace=replace, reason=reason)
+        writer = self.writer(
+            name,
+            metadata=metadata,
+            tier=tier,
+            replace=replace,
+            unless_same=unless_same,
+            reason=reason,
+        )
         with writer:
             copy_in(content, writer)
         assert writer.artifact is not None
@@ -171,12 +182,7 @@ class Artifacts(ArtifactReading):
         parent = self._catalog.ensure_folders(change, item.parts[:-1], tier, self._uid, self._gid)
         name = item.parts[-1]
         old = self._catalog.lookup(parent, name, change.tx)
-        if (
-            isinstance(old, File)
-            and old.blob == blob
-            and old.size == content.size
-            and item.facts in (None, old.metadata)
-        ):
+        if _is_same(old, content, blob, item.facts):
             self._blobs.shift(change, blob, {tier: -1})
             return 2
         self._write(change, parent, name, content, blob, tier, facts=item.facts, why=reason)
@@ -194,7 +200,7 @@ class Artifacts(ArtifactReading):
         """Store several contents under one name, in order: ``NAME/1``, ``NAME/2``, ...
 
         A content that is given by a path keeps that file's ending. `parts` gives them in order.
-        `Exists` when something lies under the name already.
+        `Exists` when something lies under the name already. When one fails, none of them stays.
         """
         if self._find(segments(name)) is not None:
             raise Exists("artifact", name)
@@ -202,7 +208,13 @@ class Artifacts(ArtifactReading):
         for number, content in enumerate(contents, 1):
             ending = Path(content).suffix if isinstance(content, str | os.PathLike) else ""
             named.append((f"{name}/{number}{ending}", content))
-        self.put_many(named, metadata=metadata, tier=tier, reason=reason)
+        try:
+            self.put_many(named, metadata=metadata, tier=tier, reason=reason)
+        except BaseException:
+            for each, _ in named:
+                with suppress(StateError):
+                    self.delete(each, reason="another part was not stored", trash=False)
+            raise
         return self.parts(name)
 
     def put_with(self, name: str, content: bytes, also: Callable[[Change], None]) -> None:
@@ -229,6 +241,7 @@ class Artifacts(ArtifactReading):
         metadata: Mapping[str, Value] | None = None,
         tier: str = "hot",
         replace: bool = True,
+        unless_same: bool = False,
         reason: str = "",
     ) -> ArtifactWriter:
         """Open a writer that stores on close, and nothing at all after an exception."""
@@ -239,10 +252,16 @@ class Artifacts(ArtifactReading):
         if isinstance(there, File):
             if not replace:
                 raise Exists("artifact", name)
-            self._catalog.guard("overwriting", name, there)
+            if not unless_same:
+                self._catalog.guard("overwriting", name, there)
 
         def store(staging: Staging) -> Artifact:
             def run(change: Change, content: SealedContent, blob: bytes) -> File:
+                if unless_same:
+                    old = self._catalog.walk_path(parts, change.tx)
+                    if _is_same(old, content, blob, facts):
+                        self._blobs.shift(change, blob, {index: -1})
+                        return as_file(old)
                 parent = self._catalog.ensure_folders(
                     change, parts[:-1], index, self._uid, self._gid
                 )
@@ -587,6 +606,17 @@ class Artifacts(ArtifactReading):
         told = None if progress is None else lambda done, total: progress(done, total, name)
         moved = self._moving.move(find, index, kind=kind, why=reason, back=back, progress=told)
         return self._described(name, moved)
+
+
+def _is_same(
+    old: Node | None, content: SealedContent, blob: bytes, facts: dict[str, Value] | None
+) -> bool:
+    return (
+        isinstance(old, File)
+        and old.blob == blob
+        and old.size == content.size
+        and facts in (None, old.metadata)
+    )
 
 
 def _no_store(staging: Staging) -> Artifact:

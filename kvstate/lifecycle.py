@@ -314,8 +314,10 @@ class Lifecycle:
         expired = 0
         if plan is None:
             expired = self._expiry.sweep(dry_run=True).swept
-            plan = self.plan()
-        for move in plan:
+            moves = self.plan()
+        else:
+            moves = self._accepted(counts, plan)
+        for move in moves:
             counts.did(move.name, move.target, move.size)
         return expired
 
@@ -362,19 +364,22 @@ class Lifecycle:
                 self._apply(counts, [parse_due(key)[1] for key, _ in page], workers)
                 start = page[-1][0] + b"\0"
 
-    def _apply_plan(self, counts: Counts, plan: Iterable[Move]) -> None:
+    def _accepted(self, counts: Counts, plan: Iterable[Move]) -> Iterator[Move]:
+        """Give the moves of a plan about which nothing has changed; refuse the others."""
         policy = self._policies.ruling().policy
         now_ns = self._clock.now_ns()
-        accepted = []
         for move in plan:
-            found = self._move_of(move.id, policy, now_ns)
+            found = self._move_of(move.id, policy, now_ns) if 0 <= move.id < 2**63 else None
             if found is None or found._replace(due_at_ns=0, rule="") != move._replace(
                 due_at_ns=0, rule=""
             ):
                 counts.refused += 1
                 counts.tell(move.name)
             else:
-                accepted.append(move.id)
+                yield move
+
+    def _apply_plan(self, counts: Counts, plan: Iterable[Move]) -> None:
+        accepted = [move.id for move in self._accepted(counts, plan)]
         with self._workers(counts) as workers:
             for first in range(0, len(accepted), _PAGE):
                 self._apply(counts, accepted[first : first + _PAGE], workers)

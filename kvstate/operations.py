@@ -116,6 +116,7 @@ _OPTIONS: Final = {
     "tier": "name?",
     "from_tier": "name?",
     "replace": "bool?",
+    "unless_same": "bool?",
     "reason": "text?",
     "trash": "bool?",
     "older_than": "value",
@@ -434,7 +435,8 @@ _TABLE: Final = (
     _writes(
         "artifact_put",
         "artifact",
-        "Store content that fits into one frame. Options: metadata, tier, replace, reason.",
+        "Store content that fits into one frame. Options: metadata, tier, replace, unless_same "
+        "(leave what is there if it has these bytes and this metadata), reason.",
         name="name",
         content="bytes",
         options="mapping?",

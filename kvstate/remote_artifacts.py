@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import os
 from collections.abc import Mapping
+from contextlib import suppress
 from datetime import timedelta
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, BinaryIO
@@ -13,7 +14,7 @@ from kvstate.artifact_files import Artifact, Content
 from kvstate.artifact_reading import TrashedArtifact, Verified
 from kvstate.artifacts import Stored
 from kvstate.drill import Drill, drill
-from kvstate.errors import Exists, InvalidValue, NotFound
+from kvstate.errors import Exists, InvalidValue, NotFound, StateError
 from kvstate.places import raise_os_error
 from kvstate.tally import Totals, Usage
 from kvstate.transfer import RemoteReader, RemoteWriter
@@ -148,14 +149,18 @@ class RemoteArtifacts:
         metadata: Mapping[str, Value] | None = None,
         tier: str = "hot",
         replace: bool = True,
+        unless_same: bool = False,
         reason: str = "",
     ) -> Artifact:
         """Store bytes, a file (by its path) or what a binary file gives; durable on return.
 
         `Exists` when the name is taken and ``replace`` is off; `Held` when a hold forbids it.
-        ``metadata=None`` keeps what an older version had.
+        ``metadata=None`` keeps what an older version had. With ``unless_same`` what is there is
+        left as it is (its age, its tier) if it has these bytes and this metadata.
         """
         options = _put_options(metadata, tier, reason, replace=replace)
+        if unless_same:
+            options["unless_same"] = True
         if isinstance(content, bytes | bytearray | memoryview):
             return self._put_file(name, io.BytesIO(content), options)
         if isinstance(content, str | os.PathLike):
@@ -199,7 +204,7 @@ class RemoteArtifacts:
         """Store many artifacts, as many in one commit as fit a frame; durable on return.
 
         What is stored already, with these bytes and this metadata, is left as it is and counted;
-        what does not fit a frame is sent by itself, and counted by its digest.
+        what does not fit a frame, or has to be read, is sent by itself.
         """
         options = _put_options(metadata, tier, reason, replace=True)
         options.pop("replace", None)
@@ -243,11 +248,13 @@ class RemoteArtifacts:
             before = self.stat(name)
         except NotFound:
             before = None
-        stored = self.put(name, content, metadata=metadata, tier=tier, reason=reason)
+        stored = self.put(
+            name, content, metadata=metadata, tier=tier, unless_same=True, reason=reason
+        )
         counts["total"] += 1
         if before is None:
             counts["new"] += 1
-        elif (before.digest, before.metadata) == (stored.digest, stored.metadata):
+        elif before.revision == stored.revision:
             counts["unchanged"] += 1
         else:
             counts["changed"] += 1
@@ -261,14 +268,23 @@ class RemoteArtifacts:
         tier: str = "hot",
         reason: str = "",
     ) -> Sequence[Artifact]:
-        """Store several contents under one name, in order: ``NAME/1``, ``NAME/2``, ..."""
+        """Store several contents under one name, in order: ``NAME/1``, ``NAME/2``, ...
+
+        When one fails, none of them stays.
+        """
         if self.exists(name) or any(True for _ in self.list(name, limit=1)):
             raise Exists("artifact", name)
         named = []
         for number, content in enumerate(contents, 1):
             ending = Path(content).suffix if isinstance(content, str | os.PathLike) else ""
             named.append((f"{name}/{number}{ending}", content))
-        self.put_many(named, metadata=metadata, tier=tier, reason=reason)
+        try:
+            self.put_many(named, metadata=metadata, tier=tier, reason=reason)
+        except BaseException:
+            for each, _ in named:
+                with suppress(StateError):
+                    self.delete(each, reason="another part was not stored", trash=False)
+            raise
         return self.parts(name)
 
     def writer(

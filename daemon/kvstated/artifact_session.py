@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 __all__ = ["ArtifactRequests", "result"]
 
 Options = dict[str, Any] | None
-_PUT = ("metadata", "tier", "replace", "reason")
+_PUT = ("metadata", "tier", "replace", "unless_same", "reason")
 _LIST = (
     "tier",
     "older_than",

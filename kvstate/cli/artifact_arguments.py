@@ -74,7 +74,7 @@ def _add_ls(add: Callable[..., Callable[..., Any]]) -> None:
     arg("--max-size", metavar="SIZE", help="at most so large")
     arg("--meta", metavar="KEY=VALUE", action="append", default=[], help=f"with this: {_META}")
     arg("--held", action="store_true", help="only what is held")
-    arg("--newest", action="store_true", help="the last written first; PREFIX is a workflow")
+    arg("--newest", action="store_true", help="the last written first")
     arg("--limit", metavar="N", type=int, help="at most so many")
     arg("--after", metavar="NAME", help="go on after the last name of a page")
     arg("--parts", action="store_true", help="of one folder, in order: 2.jpg before 10.jpg")

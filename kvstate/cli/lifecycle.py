@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import math
 import sys
 import time
 import tomllib
@@ -21,7 +20,7 @@ from kvstate.cli.output import (
     print_tree,
     printable,
 )
-from kvstate.cli.toml import as_toml
+from kvstate.cli.toml import as_toml, spoken
 from kvstate.clock import SECOND, time_to_ns
 from kvstate.durations import parse_duration
 from kvstate.errors import InvalidConfig, InvalidValue
@@ -174,22 +173,13 @@ def policy(options: Namespace) -> int:
 
 
 def _print_policy(options: Namespace, settings: dict[str, Any]) -> None:
-    settings = _spoken(settings)
+    settings = spoken(settings)
     if options.json:
         print_json(settings)
         return
     tenants = settings.pop("tenants", None) or {}
     tables = {"lifecycle": settings, **({"tenants": tenants} if tenants else {})}
     print_line(as_toml(tables))
-
-
-def _spoken(value: Any) -> Any:
-    """Give settings with "never" for an infinite age, which JSON has no number for."""
-    if isinstance(value, dict):
-        return {key: _spoken(each) for key, each in value.items()}
-    if isinstance(value, list | tuple):
-        return [_spoken(each) for each in value]
-    return "never" if value == math.inf else value
 
 
 def configure(options: Namespace) -> int:

@@ -19,7 +19,6 @@ from kvstate.cli.output import (
     print_table,
     print_tree,
     printable,
-    total_facts,
 )
 from kvstate.durations import parse_duration
 from kvstate.errors import InvalidValue
@@ -32,7 +31,6 @@ if TYPE_CHECKING:
     from kvstate.journal import Event
     from kvstate.remote import RemoteStore
     from kvstate.store import Store
-    from kvstate.tally import Totals
 
 __all__ = [
     "journal",
@@ -41,7 +39,7 @@ __all__ = [
 ]
 
 _TENANTS_SHOWN: Final = 10
-_SHOWN_ELSEWHERE: Final = ("tiers", "free_bytes", "places")
+_SHOWN_ELSEWHERE: Final = ("tiers", "tenants", "free_bytes", "places")
 
 
 def journal(options: Namespace) -> int:
@@ -143,15 +141,13 @@ def _print_event(options: Namespace, event: Event) -> None:
 def stats(options: Namespace) -> int:
     """Print figures about the store."""
     with open_door(options) as store:
-        facts = store.stats()
-        tenants = dict(store.artifacts.usages())
+        facts: dict[str, Any] = store.stats()
     if options.json:
-        named = {name: total_facts(total) for name, total in tenants.items()}
-        print_json({**facts_with_times(facts), "tenants": named})
+        print_json(facts_with_times(facts))
         return DONE
     _print_tiers(facts)
     print_line("")
-    _print_tenants(tenants)
+    _print_tenants(facts["tenants"])
     print_line("")
     rest = {key: facts[key] for key in facts if key not in _SHOWN_ELSEWHERE}
     print_tree(facts_with_times({**rest, "places": _places(facts["places"])}))
@@ -179,13 +175,13 @@ def _places(places: Any) -> dict[str, str]:
     }
 
 
-def _print_tenants(tenants: dict[str, Totals]) -> None:
+def _print_tenants(tenants: dict[str, dict[str, int]]) -> None:
     """Print the largest: there may be very many, and `usage` has them all."""
-    by_size = sorted(tenants.items(), key=lambda each: (-each[1].bytes, each[0]))
+    by_size = sorted(tenants.items(), key=lambda each: (-each[1]["bytes"], each[0]))
     rows = [
-        (name, str(total.artifacts), format_size(total.bytes), str(total.held))
-        for name, total in by_size[:_TENANTS_SHOWN]
+        (name, str(held["artifacts"]), format_size(held["bytes"]))
+        for name, held in by_size[:_TENANTS_SHOWN]
     ]
-    print_table(("tenant", "artifacts", "size", "held"), rows)
+    print_table(("tenant", "artifacts", "size"), rows)
     if len(tenants) > _TENANTS_SHOWN:
         print_line(f"and {len(tenants) - _TENANTS_SHOWN} more: kvstate usage")

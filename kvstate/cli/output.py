@@ -109,7 +109,8 @@ def artifact_line(artifact: Artifact) -> str:
 def total_facts(total: Totals) -> dict[str, object]:
     """Give what a tenant, a workflow or the store holds as a mapping for JSON."""
     tiers = {tier: getattr(total, tier)._asdict() for tier in TIERS}
-    return {"artifacts": total.artifacts, "bytes": total.bytes, **tiers, "held": total.held}
+    counts = {"held": total.held, "failed": total.failed}
+    return {"artifacts": total.artifacts, "bytes": total.bytes, **tiers, **counts}
 
 
 def event_facts(event: Event) -> dict[str, object]:

@@ -1,15 +1,25 @@
-"""Settings as TOML text, as far as settings have kinds of values."""
+"""Settings as people read them: TOML text, as far as settings have kinds of values."""
 
 from __future__ import annotations
 
 import json
+import math
 import re
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
     from collections.abc import Iterator, Mapping
 
-__all__ = ["as_toml", "toml_value"]
+__all__ = ["as_toml", "spoken", "toml_value"]
+
+
+def spoken(value: Any) -> Any:
+    """Give settings with "never" for an infinite age, which JSON has no number for."""
+    if isinstance(value, dict):
+        return {key: spoken(each) for key, each in value.items()}
+    if isinstance(value, list | tuple):
+        return [spoken(each) for each in value]
+    return "never" if value == math.inf else value
 
 
 def as_toml(tables: Mapping[str, Mapping[str, Any]]) -> str:

@@ -10,7 +10,6 @@ from contextlib import contextmanager
 
 import pytest
 
-from kvstate.cli import main
 from kvstate.cli.toml import as_toml
 from kvstate.demo import rotate
 from kvstate.keyspace import ROOT_ID
@@ -18,43 +17,10 @@ from kvstate.store import open_store
 from kvstate.tally import totals_record
 from kvstated.server import serving
 from tests.harness import ManualClock
+from tests.integration.lines import Line
 from tests.integration.test_cli import Shell
 
 LARGE = bytes(range(256)) * 1200
-
-
-class Line:
-    """The command line, in this process."""
-
-    def __init__(self, door, capsys, planted):
-        self.door = door
-        self.planted = planted
-        self._capsys = capsys
-
-    def run(self, *arguments):
-        self._capsys.readouterr()
-        try:
-            code = main([*map(str, self.door), *map(str, arguments)])
-        except SystemExit as end:  # what argparse refuses
-            code = end.code
-        said = self._capsys.readouterr()
-        return code, said.out, said.err
-
-    def __call__(self, *arguments, code=0):
-        ended, out, err = self.run(*arguments)
-        assert ended == code, (out, err)
-        return out
-
-    def error(self, *arguments, code):
-        ended, out, err = self.run(*arguments)
-        assert ended == code, (out, err)
-        return err
-
-    def lines(self, *arguments, code=0):
-        return [json.loads(line) for line in self("--json", *arguments, code=code).splitlines()]
-
-    def names(self, *arguments):
-        return [each["name"] for each in self.lines(*arguments)]
 
 
 @pytest.fixture(params=["store", "daemon"])
@@ -416,7 +382,7 @@ def test_a_drill_of_what_is_damaged_says_so(kvstate, files):
 def test_a_wrong_count_is_found_and_repaired(kvstate, files):
     kvstate("put", files / "large", "acme/w/f")
     with kvstate.planted() as store:
-        store.engine.txn(lambda tx: tx.put(*totals_record(ROOT_ID, [9] * 7)))
+        store.engine.txn(lambda tx: tx.put(*totals_record(ROOT_ID, [9] * 8)))
 
     assert "usage: " in kvstate("check", code=5)
     (facts,) = kvstate.lines("check", "--repair")
@@ -456,10 +422,11 @@ def test_stats_are_a_table_for_people(kvstate, files):
 
     assert re.search(r"^tier +artifacts +size +free$", said, re.MULTILINE)
     assert re.search(r"^cold +1 +300 KiB ", said, re.MULTILINE)
-    assert re.search(r"^acme +1 +5 B +0$", said, re.MULTILINE)
+    assert re.search(r"^acme +1 +5 B$", said, re.MULTILINE)
+    assert "damaged:\n  blobs: 0\n" in said
     assert "last_run: -\n" in said
     (facts,) = kvstate.lines("stats")
-    assert facts["tenants"]["zeta"]["cold"] == {"artifacts": 1, "bytes": 307200}
+    assert facts["tenants"]["zeta"] == {"artifacts": 1, "bytes": 307200}
     assert facts["tiers"]["hot"] == {"artifacts": 1, "bytes": 5}
 
 
@@ -482,11 +449,13 @@ def test_a_saved_plan_is_carried_out_as_far_as_nothing_has_changed(kvstate, file
     saved = kvstate("--json", "lifecycle", "plan")
     (tmp_path / "plan").write_text(saved + "\n")
     kvstate("put", files / "small", "acme/w/warm")
+    (dry,) = kvstate.lines("lifecycle", "run", "--plan", tmp_path / "plan", "--dry-run", code=4)
 
     (outcome,) = kvstate.lines("lifecycle", "run", "--plan", tmp_path / "plan", code=4)
 
     assert [json.loads(line)["name"][7:] for line in saved.splitlines()] == ["gone", "cold", "warm"]
-    assert [outcome[key] for key in ("purged", "promoted_to_cold", "refused")] == [1, 1, 1]
+    for each in (dry, outcome):
+        assert [each[key] for key in ("purged", "promoted_to_cold", "refused")] == [1, 1, 1]
     assert kvstate.names("ls", "--tier", "hot") == ["acme/w/hot", "acme/w/warm"]
     assert kvstate("lifecycle", "plan") == ""
 
@@ -522,6 +491,18 @@ def test_a_plan_that_is_none_is_refused_with_its_line(kvstate, tmp_path, line):
     error = kvstate.error("lifecycle", "run", "--plan", tmp_path / "plan", code=2)
 
     assert f"{tmp_path}/plan:4" in error
+    assert len(kvstate.names("ls")) == 4
+
+
+@pytest.mark.parametrize("change", [{"id": -1}, {"id": 2**70}, {"target": "x"}, {"name": "/"}])
+def test_a_plan_of_what_is_not_there_is_refused(kvstate, tmp_path, change):
+    aged(kvstate)
+    moves = kvstate.lines("lifecycle", "plan", "--limit", "1")
+    (tmp_path / "plan").write_text(json.dumps({**moves[0], **change}))
+
+    for flag in ("--dry-run", "--live"):
+        (outcome,) = kvstate.lines("lifecycle", "run", flag, "--plan", tmp_path / "plan", code=4)
+        assert (outcome["refused"], outcome["purged"]) == (1, 0)
     assert len(kvstate.names("ls")) == 4
 
 
@@ -625,7 +606,7 @@ def test_a_rule_that_cannot_be_is_refused_and_changes_nothing(
         ["ls", "--min-size", "1 KB."],
         ["ls", "--max-size", "-5"],
         ["ls", "--meta", "x"],
-        ["ls", "--newest"],
+        ["ls", "--limit", "many"],
         ["ls", "acme/w", "--after", "zeta/w/a"],
         ["lifecycle", "plan", "--until", "never"],
         ["lifecycle", "plan", "--after", "5"],
@@ -686,6 +667,22 @@ def test_the_demonstration_leaves_nothing_behind(tmp_path):
     assert list(tmp_path.iterdir()) == []
     assert facts["outcome"]["dry_run"] is True
     assert facts["after"]["hot"]["artifacts"] == 12
+
+
+def test_rules_of_the_settings_file_are_shown_as_they_are_read(kvstate, tmp_path):
+    settings = (
+        '[lifecycle]\ncold_days = "never"\n[[lifecycle.rules]]\nglob = "**/*.log"\n'
+        'cold_days = "never"\n[tenants.vip]\nhot_days = 14\nrules = [{prefix = "vip/a"}]\n'
+    )
+    (tmp_path / "k.toml").write_text(settings)
+
+    shown = tomllib.loads(kvstate("config", "show", "--file", tmp_path / "k.toml"))
+    (facts,) = kvstate.lines("config", "show", "--file", tmp_path / "k.toml")
+
+    written = tomllib.loads(settings)
+    assert shown["lifecycle"]["cold_days"] == facts["lifecycle"]["cold_days"] == "never"
+    assert shown["lifecycle"]["rules"] == facts["rules"] == written["lifecycle"]["rules"]
+    assert shown["tenants"] == facts["tenants"] == written["tenants"]
 
 
 def test_settings_as_toml_are_read_back_as_they_were():
