@@ -162,8 +162,13 @@ class Place:
         flags = os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_NOFOLLOW | os.O_CLOEXEC
         try:
             fd = os.open(name, flags, 0o600, dir_fd=staging)
-            fcntl.flock(fd, fcntl.LOCK_EX)
-            if os.fstat(fd).st_nlink:
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+                linked = os.fstat(fd).st_nlink
+            except BaseException:
+                os.close(fd)
+                raise
+            if linked:
                 return fd
         except FileExistsError:
             raise Exists("file", str(self.path / STAGING / name)) from None
