@@ -851,8 +851,17 @@ class TestListing:
         assert rest == ["t/w/0/4", "t/w/1/1", "t/w/1/3"]
         assert _names(store, "t/w/1", newest=True) == ["t/w/1/1", "t/w/1/3"]
         assert _names(store, "t/nothing", newest=True) == []
-        with pytest.raises(InvalidValue, match="workflow"):
-            _names(store, "t", newest=True)
+
+    def test_the_newest_of_all(self, store, clock):
+        names = ["t/w/a", "u/v/b", "t/v/c", "t/w/d/e"]
+        for name in names:
+            _put(store, name)
+            clock.advance(1)
+
+        assert _names(store, newest=True) == names[::-1]
+        assert _names(store, "t", newest=True) == ["t/w/d/e", "t/v/c", "t/w/a"]
+        assert _names(store, newest=True, after="t/v/c") == ["u/v/b", "t/w/a"]
+        assert _names(store, newest=True, newer_than=2, limit=5) == names[:1:-1]
 
     def test_pages_go_on_after_a_name_even_if_it_is_gone(self, store):
         _put(store, "t/w/a", "t/w/a-", "t/w/a0/x", "t/w/a/b".replace("a/", "d/"), "u/w/z")
