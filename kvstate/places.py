@@ -44,6 +44,18 @@ _COPY_BYTES = 1 << 20
 _STEP_BYTES = 64 << 20
 
 
+def _is_same_file(one: os.stat_result, other: os.stat_result) -> bool:
+    """Say whether two names lead to one file.
+
+    Some file systems give each name a number of its own: there the moment of the last write, and
+    the count of names, tell copies of the same content apart.
+    """
+    facts = (one.st_size, one.st_mtime_ns, one.st_nlink)
+    return os.path.samestat(one, other) or (
+        one.st_dev == other.st_dev and facts == (other.st_size, other.st_mtime_ns, other.st_nlink)
+    )
+
+
 def _fan(name: str) -> str:
     return name[30:32]
 
@@ -239,7 +251,7 @@ class Place:
             final = folder.sub(_fan(name))
             if fd is not None:
                 there = os.stat(name, dir_fd=final, follow_symlinks=False)
-                if not os.path.samestat(there, os.fstat(fd)):
+                if not _is_same_file(there, os.fstat(fd)):
                     return False
             os.unlink(name, dir_fd=final)
         except (FileNotFoundError, NotFound):
