@@ -1,8 +1,8 @@
 """When artifacts were last read: noted at most once a day for each, recorded in batches.
 
-A note waits in memory until there are `BATCH` of them, the oldest is a minute old when the next
-comes, a lifecycle run begins or the store is closed. A reader that is killed loses its notes: the
-last access is a hint to rules, not a record of who read what.
+A note waits in memory until there are `BATCH` of them, the oldest is a minute old, a lifecycle run
+begins or the store is closed. A reader that is killed loses its notes: the last access is a hint to
+rules, not a record of who read what.
 """
 
 from __future__ import annotations
@@ -37,6 +37,8 @@ class Reads:
         self._read_only = read_only
         self._noted: dict[int, int] = {}
         self._first_ns = 0
+        # Another process' lifecycle run cannot ask for these notes: they go by themselves.
+        self._timer: threading.Timer | None = None
         self._lock = threading.Lock()
 
     def note(self, file: File) -> None:
@@ -47,6 +49,9 @@ class Reads:
         with self._lock:
             if not self._noted:
                 self._first_ns = now_ns
+                self._timer = threading.Timer(_WAIT_NS / SECOND, self.flush)
+                self._timer.daemon = True
+                self._timer.start()
             self._noted.setdefault(file.id, now_ns)
             if len(self._noted) < BATCH and 0 <= now_ns - self._first_ns < _WAIT_NS:
                 return
@@ -56,6 +61,9 @@ class Reads:
         """Record what was noted; what cannot be recorded is forgotten: a read must not fail."""
         with self._lock:
             noted, self._noted = self._noted, {}
+            timer, self._timer = self._timer, None
+        if timer is not None:
+            timer.cancel()
         if not noted:
             return
         try:

@@ -61,8 +61,11 @@ class Files(PlainView):
     ) -> tuple[ArtifactCopy, bool]:
         """Let one more writer write to an artifact, or to a file that is to be made at a place.
 
-        Give the working copy, and whether it is new.
+        Give the working copy, and whether it is new. `Held` already here, since many a program
+        does not look at what a close answers.
         """
+        if base is not None:
+            self.store.catalog.guard("writing", base.name, base)
 
         def make() -> ArtifactCopy:
             number = next(self._numbers)
@@ -152,6 +155,7 @@ class Files(PlainView):
             copy, _ = self.share((file.parent, file.name), None, fresh=True)
         else:
             if reads:
+                self.store.reads.note(file)
                 return ReadHandle(self.records, file)
             copy, _ = self.share((file.parent, file.name), file, fresh=False)
         return self.writing(copy, flags)

@@ -24,7 +24,7 @@ from kvstate.errors import (
 )
 from kvstate.settings import StoreSettings
 from kvstated.server import serving
-from tests.harness import SECOND
+from tests.harness import SECOND, wait_for
 from tests.integration.daemons import ROOTS
 
 DAY = 86400 * SECOND
@@ -1075,6 +1075,16 @@ class TestOtherProcesses:
         assert embedded.artifacts.stat(names[299]).accessed_at_ns == written
         embedded.reads.flush()
         assert embedded.artifacts.stat(names[299]).accessed_at_ns == clock.at_ns
+
+    def test_a_read_is_recorded_though_no_other_comes(self, embedded, clock, monkeypatch):
+        # Another process' run must find it: it cannot ask this one for its notes.
+        monkeypatch.setattr("kvstate.reads._WAIT_NS", SECOND // 20)
+        _put(embedded, "t/w/a")
+        clock.advance(days=2)
+
+        embedded.artifacts.get("t/w/a")
+
+        wait_for(lambda: embedded.artifacts.stat("t/w/a").accessed_at_ns == clock.at_ns)
 
     def test_verify_finds_a_sha256_that_is_wrong(self, embedded):
         embedded.lifecycle.configure(sha256=True)

@@ -9,7 +9,7 @@ from pathlib import Path
 
 import pytest
 
-from kvstate.errors import Damaged, Denied, Full, NotFound, Unavailable
+from kvstate.errors import Damaged, Denied, Exists, Full, NotFound, Unavailable
 from kvstate.places import Place
 from kvstate.settings import TierSettings
 from kvstate.tier_folders import Owner
@@ -413,3 +413,38 @@ def test_the_status_tells_what_is_known(place_at, tmp_path):
         "compression": "zstd:9",
         "free_min": 5,
     }
+
+
+class TestTwoWritersOfOneName:
+    def test_the_second_is_refused_and_waits_for_the_first(self, place_at, tmp_path):
+        place = place_at(tmp_path / "cold")
+        fd = place.create(NAME)
+        waiting = threading.Thread(target=place.wait, args=(NAME,))
+
+        with pytest.raises(Exists):
+            place.create(NAME)
+        waiting.start()
+        waiting.join(0.05)
+        assert waiting.is_alive()
+        place.settle(NAME)
+        os.close(fd)
+
+        waiting.join(20)
+        assert not waiting.is_alive()
+        place.wait(NAME)
+
+    def test_one_that_is_late_leaves_the_others_file_alone(self, place_at, tmp_path):
+        place = place_at(tmp_path / "cold")
+        _store(place, b"published by another")
+        fd = place.create(NAME)
+
+        with pytest.raises(Exists):
+            place.publish(NAME, fd)
+        assert not place.remove(NAME, fd)
+        place.settle(NAME)
+        os.close(fd)
+
+        found = place.open(NAME)
+        assert os.read(found, 100) == b"published by another"
+        assert place.remove(NAME, found)
+        os.close(found)
