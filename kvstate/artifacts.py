@@ -593,9 +593,11 @@ class Artifacts(ArtifactReading):
         if kind == "restore" and index > before.tier:
             raise InvalidValue("tier", f"{name!r} is {TIERS[before.tier]}, hotter than {tier}")
         back = None
-        if for_seconds is not None and before.tier > index:
+        if for_seconds is not None:
             until_ns = self._clock.now_ns() + seconds_to_ns(for_seconds, "for_seconds")
-            back = (before.tier, until_ns)
+            # What is back already, for a time, has another time then, and the same way to go.
+            source = before.back[0] if before.back and before.tier == index else before.tier
+            back = (source, until_ns) if source > index else None
 
         def find(reader: Reader) -> File:
             node = self._catalog.walk_path(parts, reader)

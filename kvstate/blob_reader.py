@@ -59,13 +59,23 @@ class BlobReader:
     def _blocks(self, first: int, last: int) -> bytes:
         begin = first * BLOCK_BYTES
         wanted = min((last + 1) * BLOCK_BYTES, self.size) - begin
-        try:
-            data = os.pread(self._fd, wanted, begin)
-        except OSError as error:
-            raise_os_error(error, self._what)
+        data = self._bytes(wanted, begin)
         if len(data) != wanted:
             self.damaged(f"it ends at {begin + len(data)} of {self.size} bytes")
         self._verify(data, first)
+        return data
+
+    def _bytes(self, size: int, offset: int) -> bytes:
+        """Read the file; less at its end only: an error on the way says nothing of the bytes."""
+        try:
+            data = os.pread(self._fd, size, offset)
+            while len(data) < size:
+                more = os.pread(self._fd, size - len(data), offset + len(data))
+                if not more:
+                    break
+                data += more
+        except OSError as error:
+            raise_os_error(error, self._what)
         return data
 
     def _verify(self, data: bytes, first: int) -> None:
@@ -200,10 +210,7 @@ class PackedReader(BlobReader):
         if known == number:
             return content
         size = self._frames.sizes[number]
-        try:
-            data = os.pread(self._fd, size, self._offsets[number])
-        except OSError as error:
-            raise_os_error(error, self._what)
+        data = self._bytes(size, self._offsets[number])
         if len(data) != size or block_checksum(data) != self._frames.checksums[number]:
             self.damaged(f"frame {number} fails its checksum")
         try:

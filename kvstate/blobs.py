@@ -16,7 +16,7 @@ from kvstate.blob_reader import BlobReader, PackedReader
 from kvstate.blob_reading import BlobReading
 from kvstate.blob_records import FILE, INLINE, PACKED, TIERS, Blob
 from kvstate.codec import digest, seal, unseal
-from kvstate.errors import Damaged, StateError, Unavailable
+from kvstate.errors import Damaged, Exists, StateError, Unavailable
 from kvstate.faults import point
 from kvstate.keyspace import (
     after_prefix,
@@ -46,6 +46,7 @@ _GENERATIONS: Final = 1 << 16
 _SWEEP_AT: Final = 32
 _SWEEP_MAX: Final = 1024
 _CLAIM_BYTES: Final = 16 << 20
+_TURNS: Final = 8
 
 
 class Copy(NamedTuple):
@@ -125,6 +126,7 @@ class Blobs(BlobReading):
             self._equal(content, staging, damaged) if content.inline is None else None
             for content, staging in zip(contents, stagings, strict=True)
         ]
+        _equal_among(contents, stagings, equals)
 
         def run(change: Change) -> T:
             stored = [
@@ -179,7 +181,7 @@ class Blobs(BlobReading):
             blob = key[len(prefix) :]
             try:
                 with self.reader(blob) as reader:
-                    if reader.size == content.size and _same(reader, staging):
+                    if reader.size == content.size and _same(reader.pread, staging):
                         return blob
             except Damaged:
                 damaged.append(blob)
@@ -206,14 +208,15 @@ class Blobs(BlobReading):
             self.shift(change, equal, {tier: references})
             return equal
         blob = content.blob
-        form = FILE if content.inline is None else INLINE
-        counted = tier if form == FILE else 0
-        counts = tuple(references if t == counted else 0 for t in range(len(TIERS)))
-        self.write(change, blob, Blob(form, content.size, content.digest, tier, 0, counts))
         change.tx.put(digest_key(content.digest, blob), b"")
         if content.inline is not None:
+            small = Blob(INLINE, content.size, content.digest, tier, 0, (references, 0, 0))
+            self.write(change, blob, small)
             key = blob_content_key(blob)
             change.tx.put(key, seal(key, content.inline))
+            return blob
+        counts = tuple(references if t == tier else 0 for t in range(len(TIERS)))
+        self.write(change, blob, Blob(FILE, content.size, content.digest, tier, 0, counts))
         self.write_sums(change, blob, array("Q", content.checksums))
         return blob
 
@@ -251,11 +254,18 @@ class Blobs(BlobReading):
         the bytes done and the total: each is copied, and read again.
         """
         tier = after.wanted()
-        record = self.record(self._engine, blob)
-        if record is None or not self.misplaced(record._replace(references=after.references)):
-            return None
-        with self.reader(blob) as reader:
-            return self._copy(blob, record, reader, tier, progress)
+        for _ in range(_TURNS):
+            record = self.record(self._engine, blob)
+            if record is None or not self.misplaced(record._replace(references=after.references)):
+                return None
+            try:
+                with self.reader(blob) as reader:
+                    return self._copy(blob, record, reader, tier, progress)
+            except Exists:
+                # Somebody copies it for another of its users: what is left to do is seen after it.
+                self.places[tier].wait(file_name(blob, _next(record)))
+                self.recover()
+        raise Unavailable(self.places[tier].name_of(blob.hex()), "it is being copied", retry=True)
 
     def _copy(
         self,
@@ -266,11 +276,13 @@ class Blobs(BlobReading):
         progress: Callable[[int, int], None] | None,
     ) -> Copy:
         """Write what a reader gives as the next generation of a blob's file."""
-        generation = (record.generation + 1) % _GENERATIONS
+        generation = _next(record)
         name = file_name(blob, generation)
         place, form = self.places[tier], self.form_in(tier)
         if form == FILE:
             place.claim(record.size)
+        if place.is_staged(name):
+            self.recover()  # a try before this one failed, and could not be taken back
         copy = Copy(tier, generation, name, place.create(name), form, None)
         try:
             point("staged")
@@ -328,9 +340,7 @@ class Blobs(BlobReading):
         """Take a copy back that no record names."""
         place = self.places[copy.tier]
         try:
-            with suppress(StateError):  # then its note in the staging folder tells of it
-                place.remove(copy.name)
-                place.settle(copy.name)
+            place.withdraw(copy.name, copy.fd)
         finally:
             os.close(copy.fd)
 
@@ -349,7 +359,7 @@ class Blobs(BlobReading):
         return self._name_copy(change, blob, record, copy)
 
     def _name_copy(self, change: Change, blob: bytes, record: Blob, copy: Copy) -> bool:
-        if (record.generation + 1) % _GENERATIONS != copy.generation:
+        if _next(record) != copy.generation:
             return False
         self.drop_file(change, blob, record)
         named = record._replace(place=copy.tier, generation=copy.generation, form=copy.form)
@@ -512,7 +522,7 @@ class Blobs(BlobReading):
                 try:
                     with suppress(StateError):  # one file that cannot go must not keep all closed
                         if not self.names(tier, name):
-                            place.remove(name)
+                            place.remove(name, fd)
                             point("removed")
                         place.settle(name)
                         point("settled")
@@ -557,6 +567,10 @@ class _Told:
             self._progress(min(self._done, self._total), self._total)
 
 
+def _next(record: Blob) -> int:
+    return (record.generation + 1) % _GENERATIONS
+
+
 def _former(place: Place, blob: bytes, record: Blob, sums: array[int]) -> Iterator[BlobReader]:
     """Open plain files of a blob's former generations that lie in a tier still."""
     own = file_name(blob, record.generation)
@@ -567,9 +581,20 @@ def _former(place: Place, blob: bytes, record: Blob, sums: array[int]) -> Iterat
             yield BlobReader(record.size, None, place.open(name), sums, place.name_of(name))
 
 
-def _same(reader: BlobReader, staging: Staging) -> bool:
+def _equal_among(
+    contents: Sequence[Content], stagings: Sequence[Staging], equals: list[bytes | None]
+) -> None:
+    """Let a file's content that comes twice in one batch be the first one's blob."""
+    first: dict[tuple[bytes, int], int] = {}
+    for at, content in enumerate(contents):
+        if content.inline is None and equals[at] is None:
+            there = first.setdefault((content.digest, content.size), at)
+            if there != at and _same(stagings[there].read, stagings[at]):
+                equals[at] = contents[there].blob
+
+
+def _same(read: Callable[[int, int], bytes], staging: Staging) -> bool:
     step = 16 * BLOCK_BYTES
     return all(
-        reader.pread(offset, step) == staging.read(offset, step)
-        for offset in range(0, reader.size, step)
+        read(offset, step) == staging.read(offset, step) for offset in range(0, staging.size, step)
     )

@@ -31,7 +31,7 @@ from kvstate.codec import Value, decode, encode_plain
 from kvstate.errors import Compacted, StateError
 from kvstate.faults import point
 from kvstate.keyspace import journal_key, parse_journal
-from kvstate.records import open_envelope, seal_envelope
+from kvstate.records import open_envelope, sealed
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator, Sequence
@@ -166,15 +166,9 @@ class Change:
 
     def seal(self, key: bytes, payload: bytes, *, created_ns: int | None = None) -> None:
         """Write a record of this revision and time."""
-        created_ns = self.at_ns if created_ns is None else created_ns
-        record = seal_envelope(
-            key,
-            payload,
-            revision=self.revision,
-            created_ns=created_ns,
-            updated_ns=self.at_ns,
-        )
-        self.tx.put(key, record)
+        at_ns = self.at_ns
+        times = (at_ns if created_ns is None else created_ns, at_ns, 0)
+        self.tx.put(key, sealed(key, payload, self.revision, 1, times, 0))
 
 
 class Journal:

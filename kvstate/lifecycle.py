@@ -141,8 +141,10 @@ class Lifecycle:
             rule = policy.rule(facts)
             if rule is not None and self._catalog.kept_newest(reader, file, rule):
                 kept = f"among the newest {verdict.keep_newest} of its workflow, which stay"
-                verdict = verdict._replace(blocks=(*verdict.blocks, kept))
-                action, look_ns = None, now_ns + _LATER_NS
+                # What stays still ages: the step before the purge is due as well.
+                action = verdict.steps[-2].action if len(verdict.steps) > 1 else None
+                verdict = verdict._replace(action=action, blocks=(*verdict.blocks, kept))
+                look_ns = now_ns + _LATER_NS
         return _Look(file, path, verdict, action, look_ns)
 
     # Planning

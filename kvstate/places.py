@@ -25,7 +25,7 @@ import os
 import stat
 from typing import TYPE_CHECKING
 
-from kvstate.errors import Damaged, Full, NotFound, StateError, Unavailable
+from kvstate.errors import Damaged, Exists, Full, NotFound, StateError, Unavailable
 from kvstate.faults import point
 from kvstate.settings import TierSettings, format_compression
 from kvstate.sizes import format_size
@@ -153,7 +153,8 @@ class Place:
     def create(self, name: str) -> int:
         """Make a staging file, locked by this process; give its descriptor.
 
-        Not within a transaction: the first one of a tier commits whose folder it is.
+        `Exists` when there is one: `wait` for it. Not within a transaction: the first one of a tier
+        commits whose folder it is.
         """
         self.claim(0)
         folder = self._access.own()
@@ -164,6 +165,8 @@ class Place:
             fcntl.flock(fd, fcntl.LOCK_EX)
             if os.fstat(fd).st_nlink:
                 return fd
+        except FileExistsError:
+            raise Exists("file", str(self.path / STAGING / name)) from None
         except FileNotFoundError as error:
             raise self._access.away("its staging folder is gone: open the store again") from error
         except OSError as error:
@@ -171,8 +174,22 @@ class Place:
         os.close(fd)  # a sweep took it for a leftover before it was locked
         return self.create(name)
 
+    def wait(self, name: str) -> None:
+        """Wait until whoever has a staging file of this name is done with it, or is dead."""
+        with contextlib.suppress(OSError, StateError):
+            folder = self._access.own()
+            flags = os.O_RDONLY | os.O_NOFOLLOW | os.O_CLOEXEC
+            fd = os.open(name, flags, dir_fd=folder.sub(STAGING))
+            try:
+                fcntl.flock(fd, fcntl.LOCK_EX)
+            finally:
+                os.close(fd)
+
     def publish(self, name: str, fd: int) -> None:
-        """Make a staged file durable under its final name; the staging name stays as a note."""
+        """Make a staged file durable under its final name; the staging name stays as a note.
+
+        `Exists` when there is a file of this name, which is left alone.
+        """
         folder = self._access.own()
         try:
             os.fsync(fd)
@@ -187,6 +204,8 @@ class Place:
             os.link(name, name, src_dir_fd=staging, dst_dir_fd=final, follow_symlinks=False)
             point("linked")
             os.fsync(final)
+        except FileExistsError:
+            raise Exists("file", self.name_of(name)) from None
         except OSError as error:
             raise_os_error(error, self.name_of(name))
 
@@ -197,13 +216,27 @@ class Place:
             if folder is not None:
                 os.unlink(name, dir_fd=folder.sub(STAGING))
 
-    def remove(self, name: str) -> bool:
-        """Remove a published file; say whether it was there."""
+    def withdraw(self, name: str, fd: int | None = None) -> None:
+        """Take a file back that no record names; where that fails, its note tells of it."""
+        with contextlib.suppress(StateError):
+            self.remove(name, fd)
+            self.settle(name)
+
+    def remove(self, name: str, fd: int | None = None) -> bool:
+        """Remove a published file; say whether it was there.
+
+        With a descriptor only if it is that very file: another writer's may have its name.
+        """
         folder = self._access.use()
         if folder is None:
             return False
         try:
-            os.unlink(name, dir_fd=folder.sub(_fan(name)))
+            final = folder.sub(_fan(name))
+            if fd is not None:
+                there = os.stat(name, dir_fd=final, follow_symlinks=False)
+                if not os.path.samestat(there, os.fstat(fd)):
+                    return False
+            os.unlink(name, dir_fd=final)
         except (FileNotFoundError, NotFound):
             return False
         except OSError as error:

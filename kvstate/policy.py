@@ -21,7 +21,7 @@ from kvstate.errors import InvalidValue
 from kvstate.sizes import parse_size
 
 if TYPE_CHECKING:
-    from collections.abc import Callable, Mapping
+    from collections.abc import Callable, Mapping, Sequence
 
 __all__ = [
     "DAY",
@@ -246,16 +246,20 @@ class Policy:
             name, whys[2] = f"{OVERRIDE} = {override}", ""
         floor_ns = _later(facts.written_ns, round(section.floor_days * DAY))
         purge_ns = max(purge_ns, floor_ns, facts.spared_ns)
-        steps = [
-            Step(TIERS[tier + 1], _later(from_ns, ages[tier]), whys[tier])
-            for tier in range(facts.tier, 2)
-        ]
-        steps = [step for step in steps if step.due_ns < purge_ns]
+        tier, earliest_ns = facts.tier, 0
+        steps = []
+        if facts.back is not None and facts.back[0] > tier:
+            # Nothing happens to it before its time is up; then all goes on from where it was.
+            tier, earliest_ns = facts.back
+            name = f"restored for a time ({name})"
+            steps = [Step(TIERS[tier], earliest_ns, "its time is up")]
+            purge_ns = max(purge_ns, earliest_ns)
+        for colder in range(tier + 1, len(TIERS)):
+            due_ns = max(_later(from_ns, ages[colder - 1]), earliest_ns)
+            if due_ns < purge_ns:
+                steps.append(Step(TIERS[colder], due_ns, whys[colder - 1]))
         if purge_ns < _NEVER_NS:
             steps.append(Step(PURGE, purge_ns, whys[2]))
-        if facts.back is not None and facts.back[0] > facts.tier:
-            name = f"restored for a time ({name})"
-            steps = [Step(TIERS[facts.back[0]], facts.back[1], "its time is up")]
         keep = 0 if rule is None else rule.keep_newest
         return _judged(name, tuple(steps), facts, now_ns, keep)
 
@@ -338,15 +342,26 @@ def _later(from_ns: int, by_ns: int) -> int:
 
 
 def _ages_ns(section: Section, rule: Rule | None) -> tuple[int, int, int]:
-    """Give the three ages; one that a rule leaves out is not below one that it sets."""
+    """Give the three ages: what a rule sets, and in what it leaves out, the section's."""
+    inherited = [getattr(section, name) for name in _AGES]
+    own = [None if rule is None else getattr(rule, name) for name in _AGES]
+    hot, warm, cold = (
+        _NEVER_NS if days == math.inf else round(days * DAY) for days in _completed(own, inherited)
+    )
+    return hot, warm, cold
+
+
+def _completed(own: Sequence[float | None], inherited: Sequence[float]) -> list[float]:
+    """Fill in the ages that are left out: none below one that is set before it, or above the next.
+
+    Else an artifact would have to leave warm before it leaves hot.
+    """
     ages = []
-    lowest = 0.0
-    for name in _AGES:
-        own = None if rule is None else getattr(rule, name)
-        days = max(lowest, getattr(section, name)) if own is None else own
-        lowest = days
-        ages.append(_NEVER_NS if days == math.inf else round(days * DAY))
-    return ages[0], ages[1], ages[2]
+    for at, days in enumerate(own):
+        low = max((age for age in own[:at] if age is not None), default=0.0)
+        high = min((age for age in own[at:] if age is not None), default=math.inf)
+        ages.append(min(max(inherited[at], low), high) if days is None else days)
+    return ages
 
 
 def _name_of(policy: Policy, path: str, rule: Rule | None) -> str:

@@ -308,7 +308,7 @@ class Staging:
         """Let go of memory and descriptor, and of a file that was not published."""
         if self._fd >= 0:
             if not self.published:
-                self.place.settle(self.name)
+                self.place.withdraw(self.name)  # publishing may have failed half-way
             os.close(self._fd)
             self._fd = -1
         self._memory = bytearray()

@@ -123,9 +123,7 @@ class Folder:
             return fd
         try:
             if create:
-                with contextlib.suppress(FileExistsError):
-                    os.mkdir(name, 0o700, dir_fd=self.root)
-                    os.fsync(self.root)
+                self._make(name)
             fd = os.open(name, _FOLDER, dir_fd=self.root)
         except OSError as error:
             raise_os_error(error, f"{self._path}/{name}")
@@ -133,6 +131,19 @@ class Folder:
         if kept != fd:
             os.close(fd)
         return kept
+
+    def _make(self, name: str) -> None:
+        """Make a folder in it durably, unless it is there."""
+        try:
+            os.mkdir(name, 0o700, dir_fd=self.root)
+        except FileExistsError:
+            return
+        try:
+            os.fsync(self.root)
+        except OSError:
+            with contextlib.suppress(OSError):
+                os.rmdir(name, dir_fd=self.root)  # else the next try would take it for durable
+            raise
 
     def names(self) -> list[str]:
         """Give the names in it, but for its identity and what a file system keeps there."""

@@ -8,9 +8,10 @@ import random
 import stat
 
 import lmdb
+from xxhash import xxh3_128
 
 from kvstate.errors import StateError
-from kvstate.settings import StoreSettings
+from kvstate.settings import StoreSettings, TierSettings
 from kvstate.store import open_store
 from tests.harness import START_NS, ManualClock
 
@@ -37,6 +38,7 @@ class Mixed:
 
     def __init__(self, mounted, tell, seed):
         self.folder = _folder(mounted)
+        self.settings = SETTINGS
         self.clock = ManualClock()
         self.rng = random.Random(seed)
         self.store = None
@@ -74,7 +76,7 @@ class Mixed:
         self.store.close()
 
     def open(self):
-        self.store = open_store(self.folder, clock=self.clock, settings=SETTINGS)
+        self.store = open_store(self.folder, clock=self.clock, settings=self.settings)
         self.tell({"store": "made"})
 
     def reopen(self):
@@ -190,6 +192,133 @@ class Mixed:
         return found
 
 
+def tiered_settings(mounted):
+    """Give settings with the cold tier on a disk of its own, packed, and with a trash."""
+    cold = TierSettings(path=str(mounted / "disk1" / "cold"), compression_level=1)
+    return StoreSettings(
+        journal_bytes_max=1 << 16,
+        tiers=(TierSettings(), TierSettings(), cold),
+        rules={"trash_days": 9},
+    )
+
+
+class Tiered(Mixed):
+    """A worker on a store with tiers on two disks; it moves, purges, deletes and undeletes."""
+
+    def __init__(self, mounted, tell, seed):
+        super().__init__(mounted, tell, seed)
+        self.settings = tiered_settings(mounted)
+        self._by_digest = {}
+
+    def work(self, steps):
+        self.open()
+        kinds = {
+            self.put: 2,
+            self.put_large: 6,
+            self.put_many: 2,
+            self.put_twin: 2,
+            self.cool: 6,
+            self.warm: 6,
+            self.delete: 4,
+            self.undelete: 3,
+            self.empty_trash: 1,
+            self.age: 5,
+            self.reopen: 1,
+        }
+        for step in self.rng.choices(list(kinds), list(kinds.values()), k=steps):
+            step()
+        self.store.close()
+
+    def _did(self, act, *, whole=True):
+        """Tell what an act changed."""
+        before = self._all()
+        result = act()
+        after = self._all()
+        gone = dict.fromkeys(before.keys() - after.keys())
+        changed = {name: seen for name, seen in after.items() if before.get(name) != seen}
+        self.tell({**gone, **changed}, whole=whole)
+        return result
+
+    def _all(self):
+        found = {
+            each.name: f"{each.tier} {self._by_digest[each.digest]}"
+            for each in self.store.artifacts.list()
+        }
+        return found | trash_of(self.store)
+
+    def _any(self, **options):
+        names = [each.name for each in self.store.artifacts.list(**options)]
+        return self.rng.choice(names) if names else None
+
+    def _content(self, size):
+        content = self.rng.randbytes(size // 4) * 4
+        digest = f"xxh3:{xxh3_128(content).hexdigest()}"
+        self._by_digest[digest] = _seen(content)
+        return content
+
+    def _put(self, content, name=None):
+        tier = self.rng.choice(TIERS)
+        self._did(lambda: self.store.artifacts.put(name or self._name(), content, tier=tier))
+
+    def put(self):
+        self._put(self._content(self.rng.choice([0, 5000, 60_000])))
+
+    def put_large(self, name=None):
+        self._put(self._content(self.rng.choice([80_000, 400_000])), name)
+
+    def put_many(self):
+        items = {self._name(): self._content(size) for size in (90_000, 400, 70_000)}
+        self._did(lambda: self.store.artifacts.put_many(items))
+
+    def put_twin(self):
+        name = self._any()
+        if name:
+            self._put(self.store.artifacts.get(name))
+
+    def cool(self):
+        """Move to a colder tier."""
+        name = self._any(tier=self.rng.choice(["hot", "warm"]))
+        if name:
+            self._did(lambda: self.store.artifacts.move(name, "cold"))
+
+    def warm(self):
+        """Bring back to a hotter tier."""
+        name = self._any(tier="cold")
+        if name:
+            self._did(lambda: self.store.artifacts.restore(name, self.rng.choice(["hot", "warm"])))
+
+    def delete(self):
+        name, trash = self._any(), self.rng.random() < 0.7
+        if name:
+            self._did(lambda: self.store.artifacts.delete(name, trash=trash))
+
+    def undelete(self):
+        there = {each.name for each in self.store.artifacts.list()}
+        names = sorted({each.name for each in self.store.artifacts.trash()} - there)
+        if names:
+            self._did(lambda: self.store.artifacts.undelete(self.rng.choice(names)))
+
+    def empty_trash(self):
+        self._did(self.store.artifacts.empty_trash, whole=False)
+
+    def age(self):
+        """Let days pass and do what is due: moves, packing, purges, trash that is up."""
+        self.clock.advance(days=self.rng.choice([4, 8, 15, 30]))
+        outcome = self._did(self.store.lifecycle.run, whole=False)
+        assert outcome.errors == 0, outcome
+
+
+def trash_of(store):
+    """Give how often each name is in the trash."""
+    names = [f"trash:{each.name}" for each in store.artifacts.trash()]
+    return {name: names.count(name) for name in names}
+
+
+def tiered(mounted, tell, seed, steps):
+    """Do so many steps at random, on two disks."""
+    Tiered(mounted, tell, seed).work(steps)
+
+
 def mixed(mounted, tell, seed, steps):
     """Do so many steps at random."""
     Mixed(mounted, tell, seed).work(steps)
@@ -237,25 +366,38 @@ def removals(mounted, tell, seed, rounds):
 
 def look(mounted, clock_ns):
     """Open what is there; give all that it has, and what is wrong with it. It must work on."""
+    return _look(mounted, clock_ns, SETTINGS)
+
+
+def look_tiered(mounted, clock_ns):
+    return _look(mounted, clock_ns, tiered_settings(mounted))
+
+
+def _look(mounted, clock_ns, settings):
     folder = _folder(mounted)
     found = {"store": "made"} if (folder / "records" / "data.mdb").exists() else {}
     clock = ManualClock(START_NS if clock_ns is None else clock_ns)
     problems = []
     try:
-        with open_store(folder, clock=clock, settings=SETTINGS) as store:
+        with open_store(folder, clock=clock, settings=settings) as store:
             problems += [str(problem) for problem in store.check(verify=True).problems]
-            problems += [f"left over: {path}" for path in folder.glob("tiers/*/staging/*")]
+            problems += [f"left over: {path}" for path in _staged(mounted)]
             for space in SPACES:
                 for key, value in store.namespace(space).items():
                     found[f"{space}:{key}"] = _seen_value(value)
             for artifact in store.artifacts.list():
                 content = store.artifacts.get(artifact.name)
                 found[artifact.name] = f"{artifact.tier} {_seen(content)}"
+            found |= trash_of(store)
             _work_on(store)
             problems += [f"later: {problem}" for problem in store.check(verify=True).problems]
     except StateError as error:
         problems.append(f"{type(error).__name__}: {error}")
     return found, problems
+
+
+def _staged(mounted):
+    return [*_folder(mounted).glob("tiers/*/staging/*"), *mounted.glob("disk1/cold/staging/*")]
 
 
 def _work_on(store):
@@ -265,6 +407,7 @@ def _work_on(store):
     assert store.artifacts.get("later/on/large") == content
     store.namespace("later").set_many({str(number): number for number in range(100)})
     assert store.namespace("later")["99"] == 99
+    assert store.lifecycle.run().errors == 0
 
 
 def files_synced_and_not(mounted, tell):

@@ -19,6 +19,7 @@ from tests.crash.power import Record, Replay, power_cuts_or_skip, record
 CUTS = int(os.environ.get("KVSTATE_POWER_CUTS", "25"))
 SEED = int(os.environ.get("KVSTATE_POWER_SEED", "1"))
 STEPS = min(400, max(150, CUTS))
+TIERED_CUTS = max(10, CUTS * 2 // 5)
 SECTORS = 8
 OLD, NEW = b"old!" * 128, b"new!" * 128
 
@@ -35,6 +36,16 @@ def test_what_was_acknowledged_survives_a_power_cut(disks, tmp_path):
     places = recording.places(CUTS, random.Random(SEED))
 
     assert len(places) == CUTS
+    assert recording.lost(places, SEED) == []
+
+
+@pytest.mark.timeout(120 + 3 * TIERED_CUTS)
+def test_what_was_acknowledged_survives_with_the_tiers_on_two_disks(disks, tmp_path):
+    load, look = power_load.tiered, power_load.look_tiered
+    recording = record(tmp_path, load, look, SEED, max(100, TIERED_CUTS), disks=2)
+
+    places = recording.places(TIERED_CUTS, random.Random(SEED))
+
     assert recording.lost(places, SEED) == []
 
 
