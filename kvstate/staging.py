@@ -16,7 +16,7 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvstate.codec import Hasher, block_checksum, digest
 from kvstate.errors import InvalidValue
 from kvstate.faults import point
-from kvstate.places import copy_between, raise_os_error
+from kvstate.places import copy_between, raise_os_error, start_writing
 
 if TYPE_CHECKING:
     from kvstate.places import Place
@@ -29,6 +29,7 @@ SIZE_MAX = 1 << 56
 _READ_BYTES = 1 << 20
 _CLAIM_BYTES = 16 << 20
 _CLAIM_SHARE = 4
+_START_BYTES = 8 << 20
 
 
 def new_blob() -> bytes:
@@ -101,6 +102,7 @@ class Staging:
         self._sums: Sums | None = None  # what is in memory is hashed when it is sealed
         self._whole: bytes | None = None
         self._claimed = 0
+        self._run = (0, 0)
         self.blob = new_blob()
         self.published = False
         self.proven = False
@@ -156,10 +158,22 @@ class Staging:
                 self._claim(len(view))
                 count = os.pwrite(self._fd, view[:_CLAIM_BYTES], offset)
                 view = view[count:]
+                self._wrote(offset, count)
                 offset += count
                 self._claimed -= count
         except OSError as error:
             raise_os_error(error, str(self.place.path))
+
+    def _wrote(self, offset: int, size: int) -> None:
+        """Let the disk begin once much was written in order."""
+        begin, end = self._run
+        if offset != end:
+            begin = offset
+        end = offset + size
+        if end - begin >= _START_BYTES:
+            start_writing(self._fd, begin, end - begin)
+            begin = end
+        self._run = begin, end
 
     def _claim(self, size: int) -> None:
         """Ask for room, for more than the next write while there is plenty.

@@ -66,7 +66,7 @@ class Jobs:
         self.arm()
         if self._store.settings.scrub_days:
             self._scheduler.add_job(
-                self._scrub, IntervalTrigger(seconds=SCRUB_EVERY_SECONDS), id="scrub"
+                self.scrub, IntervalTrigger(seconds=SCRUB_EVERY_SECONDS), id="scrub"
             )
 
     def arm(self) -> None:
@@ -131,7 +131,7 @@ class Jobs:
             self._not_before_ns = self._store.clock.now_ns() + round(GAP_SECONDS * SECOND)
         log.debug("lifecycle: %s", outcome)
 
-    def _scrub(self) -> None:
+    def scrub(self) -> None:
         """Read some of what is stored: so much that all is read once in its period."""
         settings = self._store.settings
         steps = settings.scrub_days * 86400 / SCRUB_EVERY_SECONDS

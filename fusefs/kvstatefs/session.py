@@ -39,7 +39,7 @@ if TYPE_CHECKING:
 __all__ = ["Session", "packed_open_flags"]
 
 _THREADS: Final = 24
-_GRACE_SECONDS: Final = 0.004
+_GRACE_SECONDS: Final = 0.008
 _GETATTR: Final = 3
 _SETATTR: Final = 4
 _OPEN: Final = 14

@@ -226,9 +226,9 @@ class Rules:
         common = {**self.layer, **{k: v for k, v in options.items() if k != "tenants"}}
         tenants = dict(self.layer["tenants"])
         for tenant, given in (options.get("tenants") or {}).items():
-            whole = {**tenants.get(tenant, {}), **(given or {})}
+            whole = {} if given is None else {**tenants.get(tenant, {}), **given}
             tenants[tenant] = {k: v for k, v in whole.items() if v is not None}
-            if given is None:
+            if not tenants[tenant]:  # all that was changed is taken back
                 del tenants[tenant]
         if "tenants" in options and options["tenants"] is None:
             tenants = {}

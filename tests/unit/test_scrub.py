@@ -7,6 +7,7 @@ import random
 import pytest
 
 from kvstate.errors import Damaged
+from kvstated.jobs import Jobs
 
 LARGE = random.Random(8).randbytes(300_000)
 
@@ -105,3 +106,14 @@ def test_a_drill_restores_a_sample(filled, tmp_path):
     again = filled.artifacts.drill(tmp_path / "scratch", count=3)
     assert not again.ok
     assert "exists" in again.restored[0].problem.lower()
+
+
+def test_the_daemon_scrubs_a_share_of_all_at_a_time(filled, caplog):
+    _flip(_file_of(filled, "t/w/0"), 5)
+    jobs = Jobs(filled)
+
+    jobs.scrub()
+
+    assert "block 0 fails its checksum" in caplog.text
+    assert filled.stats()["damaged"]["artifacts"] == ["t/w/0"]
+    filled.artifacts.put("t/w/again", LARGE)
