@@ -315,7 +315,7 @@ def test_a_restoration_that_may_mean_anything_is_refused(archived, arguments, co
 
 def test_a_drill_restores_a_sample_and_leaves_the_store_alone(archived, tmp_path):
     target = tmp_path / "drill"
-    before = archived("stats")
+    (before,) = archived.lines("stats")
 
     said = archived("drill", "acme", "--from-tier", "warm", "--target", target, "--count", "9")
 
@@ -323,7 +323,8 @@ def test_a_drill_restores_a_sample_and_leaves_the_store_alone(archived, tmp_path
     assert "2 of 2 restored and compared" in said
     assert (target / "acme/w/c").read_bytes() == b"c"
     assert archived.lines("drill")[0]["ok"] is True
-    assert archived("stats") == before
+    (after,) = archived.lines("stats")
+    assert (after["revision"], after["tiers"]) == (before["revision"], before["tiers"])
     archived.error("drill", "acme/none", code=3)
     archived.error("drill", "--count", "0", code=2)
 
