@@ -34,6 +34,7 @@ __all__ = [
     "Section",
     "Step",
     "Verdict",
+    "fitted",
     "override_ns",
 ]
 
@@ -47,6 +48,10 @@ _KEEP_MAX: Final = 10_000
 _NEVER_NS: Final = 2**63 - 1
 _AGES: Final = ("hot_days", "warm_days", "cold_days")
 _EPOCH: Final = datetime(1970, 1, 1, tzinfo=UTC)
+_SIGNS: Final = re.compile(r"\*\*/|\*\*|\*|\?|\[!?[^]]+\]|.", re.DOTALL)
+_SPANS: Final = ("**", "**/")
+_SPANS_MAX: Final = 3
+"""So many ``**`` may be in a pattern: how long a match takes at worst grows with each."""
 _UNITS: Final = {"day": 1, "week": 7, "month": 0, "year": 0}
 
 
@@ -175,8 +180,11 @@ class Policy:
     tenants: Mapping[str, Section] = field(default_factory=dict)
 
     @staticmethod
-    def of(settings: Mapping[str, Any]) -> Policy:
-        """Make a policy of plain data; `InvalidValue` says which part of it is wrong."""
+    def of(settings: Mapping[str, Any], *, yielding: bool = False) -> Policy:
+        """Make a policy of plain data; `InvalidValue` says which part of it is wrong.
+
+        With ``yielding`` ages that a tenant inherits give way to its own, as they do to a rule's.
+        """
         _known("lifecycle", settings, (*_COMMON, "tenants"))
         common = _section("lifecycle", settings, Section())
         named = settings.get("tenants") or {}
@@ -189,7 +197,7 @@ class Policy:
                 raise InvalidValue(where, "it is no table of settings")
             _known(where, given, _SECTION)
             inherited = replace(common, rules=())
-            own = _section(where, given, inherited)
+            own = _section(where, given, inherited, yielding=yielding)
             tenants[tenant] = replace(own, rules=(*own.rules, *common.rules))
         return Policy(common, tenants)
 
@@ -372,31 +380,28 @@ def _name_of(policy: Policy, path: str, rule: Rule | None) -> str:
 
 
 def _translated(glob: str) -> str:
-    """Give the regular expression of a pattern: ``**`` spans folders, ``*`` and ``?`` do not."""
-    out = []
-    at = 0
-    while at < len(glob):
-        if glob.startswith("**/", at):
-            out.append("(?:.*/)?")
-            at += 3
-        elif glob.startswith("**", at):
-            out.append(".*")
-            at += 2
-        elif glob[at] == "*":
-            out.append("[^/]*")
-            at += 1
-        elif glob[at] == "?":
+    """Give the regular expression of a pattern: ``**`` spans folders, ``*`` and ``?`` do not.
+
+    A star takes the first place where what follows it fits, and no other (``(?>``): whatever would
+    fit after a later place, the next star reaches from the first one as well. So a name that was
+    made to match almost takes no longer than another.
+    """
+    out: list[str] = []
+    star = -1
+    for sign in _SIGNS.findall(glob):
+        if sign == "*" or sign in _SPANS:
+            if star >= 0 and sign != _SPANS[1]:
+                out[star] = "(?>[^/]*?"
+                out.append(")")
+            star = len(out) if sign == "*" else -1
+            out.append({"*": "[^/]*", _SPANS[0]: ".*", _SPANS[1]: "(?:.*/)?"}[sign])
+        elif sign == "?":
             out.append("[^/]")
-            at += 1
+        elif len(sign) > 1:
+            inside = "".join(c if c == "-" else re.escape(c) for c in sign[1:-1].removeprefix("!"))
+            out.append(f"(?!/)[{'^' if sign[1] == '!' else ''}{inside}]")
         else:
-            found = re.match(r"\[(!?)([^]]+)\]", glob[at:])
-            if found is None:
-                out.append(re.escape(glob[at]))
-                at += 1
-            else:
-                inside = found[2].replace("\\", "\\\\").replace("[", "\\[").replace("^", "\\^")
-                out.append(f"[{'^/' if found[1] else ''}{inside}]")
-                at += found.end()
+            out.append(re.escape(sign))
     return "".join(out)
 
 
@@ -409,7 +414,22 @@ def _known(where: str, given: Mapping[str, Any], names: tuple[str, ...]) -> None
             raise InvalidValue(f"{where}.{key}", f"it is none of {', '.join(names)}")
 
 
-def _section(where: str, given: Mapping[str, Any], base: Section) -> Section:
+def fitted(base: Mapping[str, Any], changes: Mapping[str, Any]) -> dict[str, Any]:
+    """Give a section's base with its ages in order with those of changes that stand before it."""
+    days = [
+        [
+            None if given.get(name) is None else _days(name, given[name], never=True)
+            for name in _AGES
+        ]
+        for given in (base, changes)
+    ]
+    ages = _completed(days[1], [age or 0.0 for age in days[0]])
+    return {**base, **{n: age for n, age, own in zip(_AGES, ages, days[0], strict=True) if own}}
+
+
+def _section(
+    where: str, given: Mapping[str, Any], base: Section, *, yielding: bool = False
+) -> Section:
     values: dict[str, Any] = {}
     for key, value in given.items():
         at = f"{where}.{key}"
@@ -425,6 +445,10 @@ def _section(where: str, given: Mapping[str, Any], base: Section) -> Section:
             values[key] = _size(at, value)
         else:
             values[key] = _days(at, value, never=key in _AGES)
+    if yielding:
+        own = [values.get(name) for name in _AGES]
+        ages = _completed(own, [getattr(base, name) for name in _AGES])
+        values.update(zip(_AGES, ages, strict=True))
     section = replace(base, **values)
     ages = [getattr(section, name) for name in _AGES]
     if sorted(ages) != ages:
@@ -465,6 +489,18 @@ def _text(where: str, value: Any) -> str:
     return value
 
 
+def _glob(where: str, value: Any) -> str:
+    # More than two stars are two, whatever is before them or after them.
+    glob = re.sub(r"\*{3,}", "**", _text(where, value))
+    if glob.count("**") > _SPANS_MAX:
+        raise InvalidValue(where, f"{value!r} has more than {_SPANS_MAX} '**'")
+    try:
+        re.compile(_translated(glob))
+    except re.error as error:
+        raise InvalidValue(where, f"{value!r} is no pattern: {error}") from None
+    return glob
+
+
 def _table(where: str, value: Any) -> dict[str, Any]:
     if not isinstance(value, dict):
         raise InvalidValue(where, "it is no table of metadata")
@@ -503,6 +539,7 @@ def _size(where: str, value: Any) -> int:
 
 _RULE_PARTS: Final[dict[str, Callable[[str, Any], Any]]] = {
     **dict.fromkeys(_AGES, _age),
+    "glob": _glob,
     "size_min": _size,
     "size_max": _size,
     "keep_newest": _count,

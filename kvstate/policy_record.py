@@ -8,12 +8,13 @@ lifecycle run looks at everything again.
 
 from __future__ import annotations
 
+import logging
 from typing import TYPE_CHECKING, Any, NamedTuple
 
 from kvstate.codec import decode, digest, encode
 from kvstate.errors import InvalidValue
 from kvstate.keyspace import meta_key
-from kvstate.policy import Policy
+from kvstate.policy import Policy, fitted
 from kvstate.records import open_envelope
 
 if TYPE_CHECKING:
@@ -26,6 +27,8 @@ __all__ = ["ASSESSED", "Policies", "Ruling", "merged"]
 
 _POLICY = meta_key("policy")
 ASSESSED = meta_key("assessed")
+
+log = logging.getLogger("kvstate")
 
 
 class Ruling(NamedTuple):
@@ -61,13 +64,30 @@ class Policies:
         # Sorted, so that the same rules have the same fingerprint however they were written.
         return Ruling(Policy.of(settings), settings, digest(encode(_sorted(settings))))
 
+    def _fitting(self, changes: Mapping[str, Any]) -> Ruling:
+        """Give the rules; where this process' settings do not fit what was changed, they give way.
+
+        Who made the change had other settings than these: no reason to refuse all work here.
+        """
+        try:
+            return self._ruling(changes)
+        except InvalidValue as error:
+            log.warning("the settings give way to what was configured in the store: %s", error)
+        base = fitted(self._base, changes)
+        tenants = dict(base.get("tenants") or {})
+        for tenant, given in (changes.get("tenants") or {}).items():
+            tenants[tenant] = fitted(tenants.get(tenant, {}), given)
+        settings = merged({**base, "tenants": tenants}, changes)
+        policy = Policy.of(settings, yielding=True)
+        return Ruling(policy, settings, digest(encode(_sorted(settings))))
+
     def ruling(self, reader: Reader | Engine | None = None) -> Ruling:
         """Give the rules in force."""
         data = (reader or self._engine).get(_POLICY)
         known, ruling = self._last
         if data != known:
             changes = {} if data is None else decode(open_envelope(_POLICY, data).payload)
-            ruling = self._ruling(changes)
+            ruling = self._fitting(changes)
             self._last = (data, ruling)
         return ruling
 

@@ -34,6 +34,7 @@ from kvstate.errors import (
     NotFound,
     QuotaExceeded,
 )
+from kvstate.policy import Policy, Rule
 from kvstate.settings import StoreSettings
 from kvstate.store import open_store
 from kvstated.server import serving
@@ -151,7 +152,8 @@ def globs(pattern, text):
     if pattern[0] == "[":
         inside, _, rest = pattern[1:].partition("]")
         return bool(text) and text[0] != "/" and among(text[0], inside) and globs(rest, text[1:])
-    return bool(text) and pattern[0] in {"?", text[0]} and globs(pattern[1:], text[1:])
+    fits = bool(text) and (pattern[0] == text[0] or (pattern[0] == "?" and text[0] != "/"))
+    return fits and globs(pattern[1:], text[1:])
 
 
 def among(sign, inside):
@@ -997,6 +999,24 @@ def random_tenant(random):
             {"artifacts_max": random.choice([None, 2, 4])},
         ]
     )
+
+
+def test_globs_match_what_trying_everything_matches():
+    source = random.Random(None if EXPLORE else 1)
+    signs = ["a", "b", "/", "/", "*", "*", "**", "**/", "?", "[ab]", "[!a]", "[!-a]"]
+    matched = 0
+    for _ in range(200_000 if EXPLORE else 20_000):
+        glob = "".join(source.choices(signs, k=source.randrange(1, 8)))
+        text = "".join(source.choices("ab/", k=source.randrange(8)))
+        try:
+            found = Rule(name="it", glob=glob)
+            Policy.of({"rules": [{"glob": glob}]})
+        except InvalidValue:
+            continue  # more of '**' than there may be
+        if "***" not in glob:
+            matched += globs(glob, text)
+            assert found.matches(text, 0, {}) is globs(glob, text), (glob, text)
+    assert matched > 500
 
 
 def random_step(twin, random):  # noqa: C901, PLR0912  (a branch for each kind of step)
