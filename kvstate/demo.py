@@ -79,13 +79,12 @@ def rotate(
     with open_store(folder, clock=behind, actor="demo") as store:
         chance = random.Random(count)  # noqa: S311  (content that differs, not a secret)
         for number in range(count):
-            # The oldest first: the store's time goes forward, as it does.
+            # The oldest first: the store's time goes forward, and the last is written now.
             oldest = _OLDEST_DAYS * DAY if force_age else 0
             behind.by_ns = oldest * (count - 1 - number) // max(1, count - 1)
             name = f"{tenant}/{_WORKFLOWS[number % 3]}/artifact_{number:05}.bin"
             content = chance.randbytes(_SIZES[number // 3 % 3])
             store.artifacts.put(name, content, metadata={"number": number})
-        behind.by_ns = 0
         return _show(store, tenant, dry_run=dry_run)
 
 
