@@ -112,7 +112,7 @@ class Filing(Folders):
             if new is not None:
                 tx.put(recent_key(lineage.workflow, new.written_ns, new.id), b"")
         tally = change.later(Tally, Tally)
-        if (old and (old.holds, old.failure)) != (new and (new.holds, new.failure)):
+        if _marked(old) or _marked(new):
             self._index_marks(change, lineage, old, new)
         if (old and (old.tier, old.size)) != (new and (new.tier, new.size)):
             for file, sign in ((old, -1), (new, 1)):
@@ -135,7 +135,8 @@ class Filing(Folders):
             change.tx.put(held_key(lineage.workflow, new.id), b"")
         elif held < 0 and old is not None:
             change.tx.delete(held_key(lineage.workflow, old.id))
-        change.later(Tally, Tally).mark(lineage.counted, held, failed)
+        if held or failed:
+            change.later(Tally, Tally).mark(lineage.counted, held, failed)
 
     def reindex(self, change: Change, file: File, lineage: Lineage, *, enter: bool) -> None:
         """Enter a file into what counts and orders it, or take it out: its folder has moved."""
@@ -363,6 +364,10 @@ class Filing(Folders):
         folder = self._folder(change, folder_id)
         if folder.implicit:
             self.write_node(change, folder._replace(implicit=False))
+
+
+def _marked(file: File | None) -> bool:
+    return file is not None and bool(file.holds or file.failure)
 
 
 def as_file(node: Node | None) -> File:

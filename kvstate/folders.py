@@ -14,7 +14,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final, NamedTuple
 
-from kvstate.codec import encode_known, seal, unseal
+from kvstate.codec import encode_known, encode_plain, seal, unseal
 from kvstate.errors import Conflict, Damaged, Exists, NotFound
 from kvstate.keyspace import ROOT_ID, after_prefix, entry_key, identity_key
 from kvstate.names import check_segment
@@ -331,7 +331,10 @@ class Folders:
         kind = FOLDER_KIND if isinstance(node, Folder) else FILE_KIND
         fields = [kind, node.id, *node[3:]]
         key = entry_key(node.parent, node.name.encode())
-        change.seal(key, encode_known(fields), created_ns=node.created_ns)
+        # Nothing but metadata may hold what takes an encoder of its own.
+        rich = isinstance(node, File) and node.metadata
+        payload = encode_known(fields) if rich else encode_plain(fields)
+        change.seal(key, payload, created_ns=node.created_ns)
 
     def _place(self, change: Change, node_id: int, parent_id: int, name: bytes) -> None:
         key = identity_key(node_id)
