@@ -102,7 +102,7 @@ def _streams(folder, mib, turns):
     into = _best(writing, min(turns, 4))
     into_fresh("write_stream")
     reading = {
-        "plain": lambda: child("read_plain", source),
+        "plain": lambda: child("read_plain", store),
         "kvstate, writer": lambda: child("read_stream", store),
     }
     out = _best(reading, turns * 2)
@@ -112,9 +112,10 @@ def _streams(folder, mib, turns):
         f"Artifacts of {mib} MiB, per MiB (each cell with its ratio to plain)",
         list(writing),
         "In: dd bs=1M conv=fsync copies a file; a writer is given the same file by 1 MiB; a put by "
-        "path; all of them synced. Out: from the page cache into one buffer of 1 MiB, verified. "
-        "Content is random, and new for each of them; memory is the most RssAnon that was seen of "
-        "a process that does nothing else.",
+        "path; all of them synced. Out: the artifact, verified, and its own file, plainly, from "
+        "the page cache into a buffer of 1 MiB; the best of several passes of a process. Content "
+        "is random, and new for each of them; memory is the most RssAnon that was seen of a "
+        "process that does nothing else.",
     )
     per_mib = 1e6 / mib
     table.add("in", {name: seconds * per_mib for name, seconds in into.items()})

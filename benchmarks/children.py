@@ -22,6 +22,7 @@ from kvstate.store import open_store
 BUFFER_BYTES = 1 << 20
 BIG, TEXT, PACKED = "bench/stream/big", "bench/text/log", "bench/packed/random"
 _POLL_SECONDS = 0.01
+_PASSES = 6
 
 
 def run(what, *arguments):
@@ -88,20 +89,32 @@ def _drain(file):
         pass
 
 
+def _best_pass(open_file):
+    """Give the least time of several passes in one process.
+
+    A process's first buffer of 1 MiB is memory that is copied into more slowly than what is
+    allocated after it was freed: a single pass measures that, and not the reading.
+    """
+    best = float("inf")
+    for _ in range(_PASSES):
+        said = {}
+        with _timed(said), open_file() as file:
+            _drain(file)
+        best = min(best, said["seconds"])
+    return {"seconds": best}
+
+
 def read_stream(folder):
     """Read an artifact, verified."""
-    said = {}
-    with kvstate.open(folder) as store, _timed(said), store.artifacts.open(BIG) as file:
-        _drain(file)
-    return said
+    with kvstate.open(folder) as store:
+        return _best_pass(lambda: store.artifacts.open(BIG))
 
 
-def read_plain(source):
-    """Read a file."""
-    said = {}
-    with _timed(said), open(source, "rb", buffering=0) as file:  # noqa: PTH123
-        _drain(file)
-    return said
+def read_plain(folder):
+    """Read the same artifact's file as any program would."""
+    files = [path for path in Path(folder, "tiers").rglob("*") if path.is_file()]
+    largest = max(files, key=lambda path: path.stat().st_size)
+    return _best_pass(lambda: largest.open("rb", buffering=0))
 
 
 # Cold
