@@ -10,6 +10,7 @@ from pathlib import Path
 
 import kvstate
 from benchmarks import ours, report, rivals, workloads
+from benchmarks.artifacts import artifacts
 from benchmarks.workloads import NotRun, best_of
 
 
@@ -157,7 +158,13 @@ def files(folder, rounds, stack):
     return list(table.lines()) + [f"{text}." for text in missing]
 
 
-PARTS = {"keys": keys, "scale": scale, "content": content, "files": files}
+PARTS = {
+    "keys": keys,
+    "scale": scale,
+    "content": content,
+    "artifacts": artifacts,
+    "files": files,
+}
 
 
 def main():
@@ -167,16 +174,17 @@ def main():
     parser.add_argument("--write", action="store_true", help="put the tables into docs/")
     options = parser.parse_args()
     rounds = 2 if options.quick else 9
-    lines = [f"Measured on {report.machine()}.", ""]
+    machine = f"Measured on {report.machine()}."
+    parts = {}
     for name, part in PARTS.items():
         if options.only and name not in options.only:
             continue
         folder = tempfile.TemporaryDirectory(prefix="kvstate-bench-")
         with folder as path, contextlib.ExitStack() as stack:
-            lines += part(Path(path), rounds, stack)
-    print("\n".join(lines))
+            parts[name] = [machine, "", *part(Path(path), rounds, stack)]
+        print("\n".join(parts[name]), flush=True)
     if options.write:
-        report.write(lines)
+        report.write(parts)
     return 0
 
 

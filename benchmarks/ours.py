@@ -10,7 +10,7 @@ import threading
 import time
 
 import kvstate
-from benchmarks import workloads
+from benchmarks import children, workloads
 from kvstate.store import open_store
 
 DEADLINE_SECONDS = 30
@@ -36,6 +36,7 @@ class Contents:
 
     def __init__(self, store):
         self.get, self.put = store.artifacts.get, store.artifacts.put
+        self.put_many = store.artifacts.put_many
 
 
 @contextlib.contextmanager
@@ -173,6 +174,42 @@ class Expiring:
         swept = self.store.lifecycle.expire()
         assert swept == self.due
         return swept / (time.perf_counter() - began)
+
+
+class Aging:
+    """A store of small artifacts, some of which are due together, an hour after those before."""
+
+    HOT_HOURS = 7 * 24
+
+    def __init__(self, folder, per_hour, stack):
+        self.built_seconds = children.run("build", folder, *per_hour)["seconds"]
+        self.per_hour = per_hour
+        self.clock = children.Clock()
+        self.clock.pass_hours(len(per_hour))
+        self._store = stack.enter_context(open_store(folder, clock=self.clock))
+        self._hour = 0
+
+    def run(self):
+        return self._store.lifecycle.run()
+
+    def look(self):
+        assert self._store.lifecycle.next_due_ns() > self.clock.at_ns
+
+    def make_due(self):
+        """Let the next hour's artifacts be due; give how many they are."""
+        start = children.Clock()
+        start.pass_hours(self.HOT_HOURS + self._hour + 0.5)
+        self.clock.at_ns = start.at_ns
+        self._hour += 1
+        return self.per_hour[self._hour - 1]
+
+    def run_due(self, count):
+        """Give the time of a run that moves so many, in µs."""
+        began = time.perf_counter()
+        outcome = self.run()
+        spent = time.perf_counter() - began
+        assert (outcome.promoted_to_warm, outcome.errors) == (count, 0), outcome
+        return spent * 1e6
 
 
 def anonymous_bytes(folder):

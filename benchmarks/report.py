@@ -10,7 +10,6 @@ from importlib.metadata import PackageNotFoundError, version
 from pathlib import Path
 
 PAGE = Path(__file__).parents[1] / "docs/benchmarks.md"
-BEGIN, END = "<!-- tables: begin -->", "<!-- tables: end -->"
 
 
 class Table:
@@ -30,6 +29,10 @@ class Table:
         shown = f"{value:.2f}" if value < 1000 else f"{value:,.0f}"
         bound = f"{limit:g}" if limit < 1000 else f"{limit:,}"
         self.bars.append(f"{text}: {shown} (bar {sign} {bound}): **{state}**")
+
+    def say(self, text):
+        """Add what has no bar."""
+        self.bars.append(text)
 
     def lines(self):
         yield f"### {self.title}"
@@ -74,9 +77,12 @@ def machine():
     )
 
 
-def write(lines):
-    """Put the tables into the page, between the markers."""
+def write(parts):
+    """Put each part's lines into the page, between its markers."""
     page = PAGE.read_text(encoding="utf-8")
-    before, _, rest = page.partition(BEGIN)
-    _, _, after = rest.partition(END)
-    PAGE.write_text(f"{before}{BEGIN}\n\n{chr(10).join(lines)}\n{END}{after}", encoding="utf-8")
+    for name, lines in parts.items():
+        begin, end = f"<!-- {name}: begin -->", f"<!-- {name}: end -->"
+        before, _, rest = page.partition(begin)
+        _, _, after = rest.partition(end)
+        page = f"{before}{begin}\n\n{chr(10).join(lines)}\n{end}{after}"
+    PAGE.write_text(page, encoding="utf-8")

@@ -165,6 +165,49 @@ class PlainFiles:
         return (self.folder / name).read_bytes()
 
 
+class SyncedCycle:
+    """The shortest way to a synced file: write, fsync, rename, fsync of the folder, no more."""
+
+    def __init__(self, folder):
+        self._folder = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+        self._turn = 0
+
+    def put(self, _name, content):
+        self._turn += 1
+        name, folder = f"cycle{self._turn}", self._folder
+        fd = os.open("temporary", os.O_WRONLY | os.O_CREAT, 0o600, dir_fd=folder)
+        os.write(fd, content)
+        os.fsync(fd)
+        os.close(fd)
+        os.rename("temporary", name, src_dir_fd=folder, dst_dir_fd=folder)
+        os.fsync(folder)
+
+    def close(self):
+        os.close(self._folder)
+
+
+def timed(command):
+    """Run a program; give the seconds that it took."""
+    os.sync()  # what others wrote before is not to be waited for by this one
+    began = time.perf_counter()
+    subprocess.run(command, check=True, stderr=subprocess.DEVNULL)
+    return time.perf_counter() - began
+
+
+def dd(source, target):
+    return timed(["dd", f"if={source}", f"of={target}", "bs=1M", "conv=fsync"])
+
+
+def zstd(source, target, cores):
+    """Compress a file on some of the cores; a thread for each."""
+    for program in ("zstd", "taskset"):
+        if shutil.which(program) is None:
+            raise NotRun(f"apt-get install {program}")
+    threads = len(cores.split(","))
+    command = ["zstd", "-3", f"-T{threads}", "-q", "-f", source, "-o", target]
+    return timed(["taskset", "-c", cores, *command])
+
+
 @contextlib.contextmanager
 def disk(folder):
     place = folder / "disk"

@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import contextlib
 import os
+import random
 import subprocess
 import time
 
@@ -20,8 +21,11 @@ class NotRun(Exception):
     """A contender that is not there: the message says what to install."""
 
 
-def best_of(contenders, work, rounds):
-    """Give each contender's best time for the work, in microseconds; None for who cannot."""
+def best_of(contenders, work, rounds, seen=None):
+    """Give each contender's best time for the work, in microseconds; None for who cannot.
+
+    Every time goes into the list ``seen``, with the contender's name.
+    """
     best = {}
     for _ in range(rounds):
         for name, contender in contenders.items():
@@ -32,6 +36,8 @@ def best_of(contenders, work, rounds):
                 continue
             spent = (time.perf_counter() - began) / count * 1e6
             best[name] = min(spent, best.get(name) or spent)
+            if seen is not None:
+                seen.append((name, spent))
     return best
 
 
@@ -81,6 +87,18 @@ def put_content(size, count):
         for content in contents:
             # Content that was never there before: equal content would be stored once.
             store.put(f"bench/put/{size}", next(turn).to_bytes(8, "big") + content[8:])
+        return count
+
+    return work
+
+
+def put_together(size, count=10_000):
+    content, turn = os.urandom(size), iter(range(10**9))
+
+    def work(store):
+        place = f"bench/many{next(turn)}"
+        pairs = {f"{place}/{n:05}": os.urandom(8) + content[8:] for n in range(count)}
+        store.put_many(pairs)
         return count
 
     return work
@@ -178,6 +196,51 @@ def read_big(folder):
         while file.readinto(buffer):
             pass
     return BIG_BYTES >> 20
+
+
+def text_file(path, size):
+    """Write a log as programs write them: zstd -3 makes about a sixth of it.
+
+    No part comes again within the window of any level that is measured here.
+    """
+    rng = random.Random(7)
+    words = ["".join(rng.choices("etaoinshrdlucm", k=rng.randint(2, 9))) for _ in range(4000)]
+    weights = [1 / n for n in range(1, len(words) + 1)]
+    lines, length, second = [], 0, 0
+    while length < min(size, 16 << 20):
+        second += rng.randint(0, 2)
+        said = " ".join(rng.choices(words, weights, k=rng.randint(4, 14)))
+        stamp = f"2026-11-{second // 86400 + 1:02}T{second // 3600 % 24:02}:{second // 60 % 60:02}"
+        level = rng.choice(("INFO", "INFO", "DEBUG", "WARN"))
+        lines.append(f"{stamp}:{second % 60:02}.{rng.randint(0, 999):03}Z {level} {said}\n")
+        length += len(lines[-1])
+    block = "".join(lines).encode()
+    with path.open("wb") as file:
+        for begin in range(0, size, len(block)):
+            file.write(block[: size - begin])
+
+
+def random_file(path, size):
+    """Write what cannot be compressed and was never there before, and sync it."""
+    with path.open("wb") as file:
+        for _ in range(size >> 20):
+            file.write(os.urandom(1 << 20))
+        file.flush()
+        os.fsync(file.fileno())
+
+
+def touch_memory(folder, size):
+    """Let so much memory be free that was in use a moment ago.
+
+    A virtual machine's host gives memory on its first touch, page by page, slower than any disk:
+    without this the measured work would pay for it in one round, and not in the next.
+    """
+    path = folder / "touched"
+    block = bytes(1 << 20)
+    with path.open("wb", buffering=0) as file:
+        for _ in range(size >> 20):
+            file.write(block)
+    path.unlink()
 
 
 def drop_big(folder):
