@@ -84,7 +84,7 @@ class ArtifactCopy(WorkingCopy[Staging]):
         handle = ReadHandle(self._records, self._records.fetch(self.base.id) or self.base)
         while data := handle.read(staged.size, _COPY_BYTES):
             staged.write(staged.size, data)
-        self.base = handle.file
+        self.base = handle.record
 
     def _outdated(self) -> bool:
         if self.base is None:

@@ -122,4 +122,5 @@ class ArtifactRecords:
             file.modified_ns,
             file.changed_ns,
             content_name(file),
+            origin=file.origin,
         )

@@ -30,7 +30,7 @@ from kvstatefs.views import PlainView
 if TYPE_CHECKING:
     from kvstate.store import Store
     from kvstatefs.artifact_records import Version
-    from kvstatefs.nodes import Handle
+    from kvstatefs.nodes import Handle, Node
 
 __all__ = ["Files"]
 
@@ -102,7 +102,7 @@ class Files(PlainView):
                 raise
         return handle
 
-    def _file(self, node: int) -> File | ArtifactCopy:
+    def _file(self, node: Node) -> File | ArtifactCopy:
         """Give the record behind a node, or the working copy when there is no record yet."""
         identity = identity_of(node)
         if tag_of(node) == PENDING:
@@ -120,23 +120,35 @@ class Files(PlainView):
     def _copy(self, file: File | ArtifactCopy) -> ArtifactCopy | None:
         return file if isinstance(file, ArtifactCopy) else self.copies.find(file.id)
 
-    def has_writers(self, node: int) -> bool:
+    def stored(self, node: Node) -> Attributes:
+        """Give the attributes of what is stored, whatever is being written."""
+        file = self._file(node)
+        if isinstance(file, ArtifactCopy):
+            refuse(errno.ENOENT)
+        return self.records.attributes(file)
+
+    def open_written(self, node: Node) -> Handle | None:
+        """Open the working copy for reading; None when nobody writes the file."""
+        copy = self._copy(self._file(node)) if self.copies else None
+        return None if copy is None else self.copies.reading(copy)
+
+    def has_writers(self, node: Node) -> bool:
         """Whether somebody has the file open for writing."""
         return bool(self.copies) and self._copy(self._file(node)) is not None
 
     # The operations
 
-    def lookup(self, parent: int, name: str) -> NoReturn:
+    def lookup(self, parent: Node, name: str) -> NoReturn:
         """Refuse: a file has nothing below it."""
         del parent, name
         refuse(errno.ENOTDIR)
 
-    def listing(self, node: int) -> NoReturn:
+    def listing(self, node: Node) -> NoReturn:
         """Refuse: a file is no folder."""
         del node
         refuse(errno.ENOTDIR)
 
-    def getattr(self, node: int) -> Attributes:
+    def getattr(self, node: Node) -> Attributes:
         """Give a file's attributes; while it is being written, the size of the working copy."""
         file = self._file(node)
         copy = self._copy(file)
@@ -145,7 +157,7 @@ class Files(PlainView):
         assert isinstance(file, File)
         return self.records.attributes(file)
 
-    def open(self, node: int, flags: int) -> Handle:
+    def open(self, node: Node, flags: int) -> Handle:
         """Pin the content for a reader, or join the working copy for a writer."""
         file = self._file(node)
         reads = flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC
@@ -160,7 +172,7 @@ class Files(PlainView):
             copy, _ = self.share((file.parent, file.name), file, fresh=False)
         return self.writing(copy, flags)
 
-    def setattr(self, node: int, changes: Changes) -> Attributes:
+    def setattr(self, node: Node, changes: Changes) -> Attributes:
         """Change attributes; of a file that is not stored yet, when it is."""
         if changes.size is not None:
             handle = self.open(node, os.O_WRONLY)
@@ -179,7 +191,7 @@ class Files(PlainView):
             self.store.catalog.set_attributes(file.id, **wanted)
         return self.getattr(node)
 
-    def readlink(self, node: int) -> str:
+    def readlink(self, node: Node) -> str:
         """Give what a symbolic link says."""
         file = self._file(node)
         if isinstance(file, ArtifactCopy) or not stat.S_ISLNK(file.mode):
@@ -187,14 +199,14 @@ class Files(PlainView):
         handle = ReadHandle(self.records, file)
         return handle.read(0, file.size).decode("utf-8", "surrogateescape")
 
-    def xattrs(self, node: int) -> dict[str, bytes]:
+    def xattrs(self, node: Node) -> dict[str, bytes]:
         """Give a file's own attributes and those that are computed."""
         file = self._file(node)
         if isinstance(file, ArtifactCopy):
             return dict(file.making.xattrs)
         return {**file.xattrs, **computed_of_file(self.store, file)}
 
-    def setxattr(self, node: int, name: str, value: bytes | None, flags: int) -> None:
+    def setxattr(self, node: Node, name: str, value: bytes | None, flags: int) -> None:
         """Set or remove one of a file's own attributes."""
         user_attribute(name, value, self.xattrs(node), flags)
         file = self._file(node)

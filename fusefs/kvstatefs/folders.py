@@ -25,6 +25,7 @@ from kvstatefs.artifact_copy import ArtifactCopy
 from kvstatefs.attributes import user_attribute
 from kvstatefs.listing import Listed, Listing, Page
 from kvstatefs.nodes import (
+    RENAME_NOREPLACE,
     Attributes,
     Caller,
     Changes,
@@ -38,9 +39,9 @@ from kvstatefs.views import PlainView
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kvstate.nodes import Node
+    from kvstate.nodes import Node as Record
     from kvstatefs.files import Files
-    from kvstatefs.nodes import Handle
+    from kvstatefs.nodes import Handle, Node
 
 __all__ = ["FolderView"]
 
@@ -64,14 +65,14 @@ class FolderView(PlainView):
 
     # Looking
 
-    def lookup(self, parent: int, name: str) -> Attributes:
+    def lookup(self, parent: Node, name: str) -> Attributes:
         """Give what has this name in this folder, as far as this view shows it."""
         node = self._child(parent, name)
         if isinstance(node, ArtifactCopy):
             return node.attributes()
         return self._attributes(node)
 
-    def _child(self, parent: int, name: str) -> Node | ArtifactCopy:
+    def _child(self, parent: Node, name: str) -> Record | ArtifactCopy:
         """Give a stored node, or the working copy that stands for it here; ENOENT if none."""
         identity = identity_of(parent)
         version = self._records.version()
@@ -94,6 +95,14 @@ class FolderView(PlainView):
             refuse(errno.ENAMETOOLONG)
         raise os_error(errno.ENOENT)
 
+    def has(self, parent: Node, name: str) -> bool:
+        """Whether something has this name in this folder, as far as this view shows it."""
+        try:
+            self._child(parent, name)
+        except FileNotFoundError:
+            return False
+        return True
+
     def _shows(self, folder: Folder) -> bool:
         """Whether the folder is listed."""
         return self.tier is None or folder.shown_in(self.tier)
@@ -104,7 +113,7 @@ class FolderView(PlainView):
             return True
         return self._dropped.get(folder.id, 0.0) < time.monotonic()
 
-    def _attributes(self, node: Node) -> Attributes:
+    def _attributes(self, node: Record) -> Attributes:
         if isinstance(node, File):
             return self._records.attributes(node)
         number = node_number(self._tag, node.id)
@@ -122,17 +131,17 @@ class FolderView(PlainView):
             lasting=node.id not in self._dropped,
         )
 
-    def _folder(self, node: int) -> Folder:
+    def _folder(self, node: Node) -> Folder:
         folder = self._catalog.node(identity_of(node))
         if not isinstance(folder, Folder):
             refuse(errno.ENOENT)
         return folder
 
-    def getattr(self, node: int) -> Attributes:
+    def getattr(self, node: Node) -> Attributes:
         """Give a folder's attributes."""
         return self._attributes(self._folder(node))
 
-    def listing(self, node: int) -> Listing:
+    def listing(self, node: Node) -> Listing:
         """Open a folder for listing: what is stored, and what is being written."""
         folder_id = identity_of(node)
         return Listing(lambda after: self._page(folder_id, after))
@@ -168,7 +177,7 @@ class FolderView(PlainView):
             if copy.parent == folder_id and copy.base is None and copy.visible_in(self.tier)
         ]
 
-    def _listed(self, node: Node) -> Listed:
+    def _listed(self, node: Record) -> Listed:
         attributes = self._attributes(node)
         return Listed(node.name, attributes.inode, attributes.mode, attributes)
 
@@ -178,13 +187,13 @@ class FolderView(PlainView):
 
     # Making
 
-    def open(self, node: int, flags: int) -> Handle:
+    def open(self, node: Node, flags: int) -> Handle:
         """Refuse: a folder."""
         del node, flags
         refuse(errno.EISDIR)
 
     def create(
-        self, parent: int, name: str, flags: int, mode: int, caller: Caller
+        self, parent: Node, name: str, flags: int, mode: int, caller: Caller
     ) -> tuple[Attributes, Handle]:
         """Make a file, or open the one that is there; stored when it is closed."""
         folder = self._folder_for_files(parent, name)
@@ -219,7 +228,7 @@ class FolderView(PlainView):
     def _is_here(self, node: File) -> bool:
         return self.tier in {None, node.tier}
 
-    def _folder_for_files(self, parent: int, name: str) -> Folder:
+    def _folder_for_files(self, parent: Node, name: str) -> Folder:
         """Check that a file may be made here: below a workflow, under a good name."""
         folder = self._folder(parent)
         check_segment(name)
@@ -230,7 +239,7 @@ class FolderView(PlainView):
     def _owner(self, folder: Folder, caller: Caller) -> Caller:
         return Caller(caller.uid, folder.gid) if folder.mode & stat.S_ISGID else caller
 
-    def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attributes:
+    def mkdir(self, parent: Node, name: str, mode: int, caller: Caller) -> Attributes:
         """Make a folder; one that was removed here and is still elsewhere is there again."""
         folder = self._folder(parent)
         check_segment(name)
@@ -250,7 +259,7 @@ class FolderView(PlainView):
             self._dropped.pop(made.id, None)
         return self._attributes(made)
 
-    def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attributes:
+    def symlink(self, parent: Node, name: str, target: str, caller: Caller) -> Attributes:
         """Make a symbolic link: an artifact whose content is what the link says."""
         folder = self._folder_for_files(parent, name)
         if self._copies.find((folder.id, name)) is not None:
@@ -276,7 +285,7 @@ class FolderView(PlainView):
 
     # Removing
 
-    def unlink(self, parent: int, name: str) -> None:
+    def unlink(self, parent: Node, name: str) -> None:
         """Remove a file from the store; who has it open keeps the bytes."""
         node = self._child(parent, name)
         if isinstance(node, Folder):
@@ -295,7 +304,7 @@ class FolderView(PlainView):
         if copy is not None:
             self._copies.unlink(copy)
 
-    def rmdir(self, parent: int, name: str) -> None:
+    def rmdir(self, parent: Node, name: str) -> None:
         """Remove a folder that is empty here; what other tiers have in it stays, and so does it."""
         node = self._child(parent, name)
         if not isinstance(node, Folder):
@@ -317,17 +326,29 @@ class FolderView(PlainView):
 
     # Renaming
 
-    def rename(self, parent: int, name: str, new_parent: int, new_name: str) -> None:
-        """Refuse: `move` does it, knowing both views."""
-        self.move(parent, name, self, new_parent, new_name)
+    def rename(
+        self, parent: Node, name: str, new_parent: Node, new_name: str, flags: int = 0
+    ) -> None:
+        """Rename within this view."""
+        self.move(parent, name, self, new_parent, new_name, flags)
 
     def move(
-        self, parent: int, name: str, target_view: FolderView, new_parent: int, new_name: str
+        self,
+        parent: Node,
+        name: str,
+        target_view: FolderView,
+        new_parent: Node,
+        new_name: str,
+        flags: int = 0,
     ) -> None:
         """Rename a file, also into another tier's view: then it moves to that tier.
 
         A folder can only be renamed in `all/`; elsewhere EXDEV makes `mv` move what is there.
         """
+        if flags & ~RENAME_NOREPLACE:
+            refuse(errno.EINVAL)
+        if flags & RENAME_NOREPLACE and target_view.has(new_parent, new_name):
+            refuse(errno.EEXIST)
         source = self._child(parent, name)
         check_segment(new_name)
         if isinstance(source, Folder):
@@ -352,7 +373,7 @@ class FolderView(PlainView):
                 self._move_unstored(source, target_view, place, target)
 
     def _move_folder(
-        self, source: Folder, target_view: FolderView, new_parent: int, new_name: str
+        self, source: Folder, target_view: FolderView, new_parent: Node, new_name: str
     ) -> None:
         parent = identity_of(new_parent)
         if parent == source.id and source.name == new_name and target_view is not self:
@@ -421,7 +442,7 @@ class FolderView(PlainView):
 
     # Attributes
 
-    def setattr(self, node: int, changes: Changes) -> Attributes:
+    def setattr(self, node: Node, changes: Changes) -> Attributes:
         """Change a folder's attributes."""
         if changes.size is not None:
             refuse(errno.EISDIR)
@@ -434,11 +455,11 @@ class FolderView(PlainView):
             return self._attributes(self._catalog.set_attributes(self._folder(node).id, **wanted))
         return self.getattr(node)
 
-    def xattrs(self, node: int) -> dict[str, bytes]:
+    def xattrs(self, node: Node) -> dict[str, bytes]:
         """Give a folder's own attributes."""
         return dict(self._folder(node).xattrs)
 
-    def setxattr(self, node: int, name: str, value: bytes | None, flags: int) -> None:
+    def setxattr(self, node: Node, name: str, value: bytes | None, flags: int) -> None:
         """Set or remove one of a folder's own attributes."""
         user_attribute(name, value, self.xattrs(node), flags)
         self._catalog.set_xattr(identity_of(node), name, value)
