@@ -56,7 +56,7 @@ if TYPE_CHECKING:
     from kvstate.check import Report
     from kvstate.clock import Clock
     from kvstate.engine import Engine
-    from kvstate.journal import Change, Event
+    from kvstate.journal import Change, Event, Named
     from kvstate.places import Place
     from kvstate.scrubbing import Scrubbed
     from kvstate.space import NamespaceSettings
@@ -215,6 +215,13 @@ class Store:
         ``newest`` so many, if that is. `Compacted` as for `journal`.
         """
         return audited(self, since, limit, tenant=tenant, artifact=artifact, newest=newest)
+
+    def changed_names(self, since: int) -> Iterator[Named]:
+        """Give what each change after a revision was about, oldest first, without its values.
+
+        `Compacted` when some of them were trimmed.
+        """
+        return self._journal.names(since)
 
     def verify_journal(self, expect: str | None = None) -> ChainReport:
         """Walk along the journal's hash chain, and say the first revision that was altered.
