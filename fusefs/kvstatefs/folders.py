@@ -63,6 +63,11 @@ class FolderView(PlainView):
         self._dropped: dict[int, float] = {}
         """Folders that were removed here and are still elsewhere, and until when they count so."""
 
+    @property
+    def drops(self) -> bool:
+        """Whether a folder is hidden here for a while."""
+        return bool(self._dropped)
+
     # Looking
 
     def lookup(self, parent: Node, name: str) -> Attributes:

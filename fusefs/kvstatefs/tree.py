@@ -133,6 +133,11 @@ class Tree:
         del node
         return os.statvfs(self.store.path)
 
+    def lasting_absence(self, parent: Node) -> bool:
+        """Whether a name that is absent in a folder stays so until something is committed."""
+        view = self._folders.get(tag_of(parent))
+        return view is None or not view.drops
+
     # Opening
 
     def open(self, node: Node, flags: int) -> Handle:
