@@ -27,7 +27,6 @@ from kvstatefs.nodes import (
     CONTROL,
     FILE,
     HOT,
-    PENDING,
     ROOT,
     STATE,
     WARM,
@@ -83,7 +82,6 @@ class Tree:
         self._views: dict[int | str, View] = {
             **self._folders,
             FILE: self.files,
-            PENDING: self.files,
             STATE: self.state,
             CONTROL: control,
         }
