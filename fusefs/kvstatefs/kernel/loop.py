@@ -68,7 +68,7 @@ class Loop:
     """Reads requests, and hands each to a function in the thread and the lane that it belongs to.
 
     ``quick`` answers what is asked most, and says whether it did. ``lane_of`` says, quickly, which
-    lane a request belongs to (None: answered by the leader); ``serve`` answers it and raises nothing.
+    lane a request belongs to (None: the leader answers it); ``serve`` answers it, raising nothing.
     """
 
     def __init__(
@@ -91,6 +91,7 @@ class Loop:
         self._threads = 0
         self._over = False
         self._told = False
+        self._leaving = False
         self.lanes: list[Lane] = []
 
     def lane(self, name: str, threads: int) -> Lane:
@@ -139,6 +140,8 @@ class Loop:
                     log.error("reading requests: %s", error)  # noqa: TRY400  (it says all)
                 self._over = True
                 break
+            if self._leaving:
+                return None  # whoever follows is given this request again
             if quick(data):
                 continue
             lane = lane_of(request)
@@ -193,6 +196,10 @@ class Loop:
                 return False
         os.write(self._fd, failure(unique, errno.EINTR))
         return True
+
+    def leave(self) -> None:
+        """Answer no more: another process goes on."""
+        self._leaving = True
 
     def settle(self, timeout_seconds: float) -> bool:
         """Wait until nothing is under way that stepped aside; say whether that came."""

@@ -72,11 +72,11 @@ class Passthrough:
         try:
             wanted = bytearray(_MAP.pack(reader.fd, 0, 0))
             backing: int = fcntl.ioctl(self._fd, _BACKING_OPEN, wanted, True)
-            return backing
         except OSError as error:
             self._works = False
             log.info("large files are read through this process: %s", error)
             return 0
+        return backing
 
     def take_back(self, backing: int) -> None:
         """Let the kernel let go of a file once those who read it are done."""

@@ -10,6 +10,7 @@ import contextlib
 import logging
 import os
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from kvstatefs.kernel.keeping import Restorer
@@ -21,11 +22,12 @@ if TYPE_CHECKING:
     from kvstatefs.kernel.link import Link
     from kvstatefs.tree import Tree
 
-__all__ = ["Serving"]
+__all__ = ["Serving", "serve"]
 
 log = logging.getLogger("kvstatefs")
 
 _SETTLE_SECONDS: Final = 8.0
+_LOOK_SECONDS: Final = 0.01
 
 
 class Serving:
@@ -49,7 +51,11 @@ class Serving:
         self.service = Service(
             fd, tree, mountpoint, ledger, link, passthrough=passthrough, ended=self._over.set
         )
-        self.service.ready = link.ready
+        self._called_off = threading.Event()
+        self.service.ready = self._ready
+        link.upgrade_wanted = self.hand_over
+        link.upgrade_called_off = self._called_off.set
+        link.stop_wanted = self.stop
 
     def start(self, *, resumed: bool) -> None:
         """Begin to answer; ``resumed`` when another process has served this mount before."""
@@ -59,8 +65,15 @@ class Serving:
         service.mounted.feed.start()
         service.loop.start()
         if resumed:
-            self._link.ready()
+            self._ready()
             threading.Thread(target=self._catch_up, name="catch-up", daemon=True).start()
+
+    def _ready(self) -> None:
+        agreed = self.service.mounted.agreed
+        if agreed is None:
+            self._over.set()
+        else:
+            self._link.ready(resumable=agreed.resend)
 
     def _take_over(self) -> None:
         """Know what the kernel knows, and have it ask again what was not answered."""
@@ -89,14 +102,50 @@ class Serving:
         self.service.mounted.feed.stop()
         return self.service.loop.settle(seconds)
 
-    def leave_if_quiet(self) -> bool:
-        """End this process for a successor, if nobody is writing; say no if somebody is.
+    def hand_over(self, seconds: float) -> None:
+        """Leave the mount to a successor within so many seconds, or say why not.
 
-        What was read and not answered is asked again: the successor answers it.
+        What was read and not answered the kernel asks again: the successor answers it.
         """
-        with self.service.mounted.table.lock:
-            if self.service.opening.writers():
-                return False
-            if not self.service.loop.settle(0):
-                return False
-            os._exit(0)
+        deadline = time.monotonic() + seconds
+        self._called_off.clear()
+        while not self._called_off.is_set():
+            with self.service.mounted.table.lock:
+                writers = self.service.opening.writers()
+                if not writers and self.service.loop.settle(0):
+                    self.service.loop.leave()
+                    self._link.hand_over()
+                    self._over.set()
+                    return
+            if time.monotonic() > deadline:
+                what = f"{writers} files are open for writing" if writers else "it is busy"
+                self._link.refuse_upgrade(what)
+                return
+            self._called_off.wait(_LOOK_SECONDS)
+
+    def stop(self, seconds: float) -> None:
+        """Bring what is under way to an end, and serve no longer."""
+        self.settle(seconds)
+        self._over.set()
+
+
+def serve(
+    fd: int,
+    tree: Tree,
+    mountpoint: str,
+    ledger: Ledger,
+    link: Link,
+    *,
+    resumed: bool,
+    passthrough: bool = True,
+) -> str:
+    """Serve a mount until it is gone, another process is to go on, or `Link.stop_wanted`.
+
+    Give why the kernel cannot be served; empty if it could.
+    """
+    serving = Serving(fd, tree, mountpoint, ledger, link, passthrough=passthrough)
+    serving.start(resumed=resumed)
+    serving.wait()
+    if not link.handed_over:
+        serving.settle()
+    return serving.service.refused

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from kvstatefs.kernel.wire import attributes_bytes
-from kvstatefs.nodes import FILE, PENDING, Attributes, refuse, tag_of
+from kvstatefs.nodes import FILE, Attributes, refuse, tag_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -108,7 +108,7 @@ class Known:
         node = self.node
         if isinstance(node, tuple):
             return len(node) == 3 and node[0] == "state"
-        return tag_of(node) in {FILE, PENDING}
+        return tag_of(node) == FILE
 
     def grows_to(self, found: Attributes) -> bool:
         """Whether what was found begins with what this node shows."""
