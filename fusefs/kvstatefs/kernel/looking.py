@@ -93,7 +93,7 @@ class Looking:
         if found.content is None and not self._opening.can_pin(found.node):
             known = self._table.take(found)
         elif grace.writes:
-            known = self._opening.for_writer(found)
+            known = self._opening.for_writer(grace, found)
         else:
             known, found = self._opening.pin(grace, found)
         packed = attributes_bytes(found, found.inode)

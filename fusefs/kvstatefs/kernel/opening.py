@@ -33,7 +33,7 @@ from kvstatefs.descriptors import thread_group
 from kvstatefs.errnos import errno_of
 from kvstatefs.kernel.keeping import DIRECT_KIND, FACTS, READER_KIND, WRITER_KIND
 from kvstatefs.kernel.wire import Code, Open
-from kvstatefs.nodes import Attributes, Handle, refuse
+from kvstatefs.nodes import Attributes, Handle, os_error, refuse
 
 if TYPE_CHECKING:
     from kvstatefs.kernel.keeping import Keeping, Restorer
@@ -252,8 +252,6 @@ class Opening:
         if content != known.content and not self._grew(known, handle.attributes()):
             handle.release()
             return self._look_again(asker, writes=False)
-        if known.reserved_until > time.monotonic():
-            return self._direct(known, handle)
         return self._share(known, handle, version)
 
     def _open_pinned(self, known: Known, grace: Grace) -> bytes:
@@ -269,9 +267,14 @@ class Opening:
 
     def _share(self, known: Known, handle: Handle, version: int) -> bytes:
         """Let a handle be the one of all who read this node."""
+        if known.reserved():
+            return self._direct(known, handle)
         backing = self._passthrough.hand_over(known, handle)
         with self._table.lock:
             there: Fast | None = known.fast  # type: ignore[assignment]
+            if known.reserved() or known.writers:
+                self._passthrough.take_back(backing)
+                return self._direct(known, handle)
             if there is not None and there.file.count:
                 known.cached += 1
                 there.file.count += 1
@@ -300,6 +303,7 @@ class Opening:
         with self._table.lock:
             self._files[number] = OpenFile(handle, known, DIRECT)
             known.handles.add(number)
+            known.mixed = True
             self._keeping.direct(number, known)
         return _OPENED.pack(number, Open.DIRECT | Open.NOFLUSH, 0)
 
@@ -376,7 +380,7 @@ class Opening:
         grace.handle, grace.known = handle, known
         return known, attributes
 
-    def for_writer(self, found: Attributes) -> Known:
+    def for_writer(self, grace: Grace, found: Attributes) -> Known:
         """Give the node for a writer: that of the writers, or one that nobody reads."""
         with self._table.lock:
             known = self._table.take(found)
@@ -385,18 +389,21 @@ class Opening:
                 self._table.forget(known.number, 1)
                 known = self._table.take(found)
             known.reserved_until = time.monotonic() + _RESERVED_SECONDS
+            self._drop_fast(known)
+            grace.known = known
             return known
 
     # Opening for writing
 
     def _open_to_write(self, known: Known, flags: int, asker: Asker) -> bytes:
         grace = self._mounted.end_grace(asker.pid)
+        again = grace is not None and grace.known is known
         if grace is not None:
             grace.drop()
         if not known.is_file:
             handle = self._tree.open(known.node, flags)
             return self._direct(known, handle)
-        shown = self._claim(known, asker)
+        shown = self._claim(known, asker, again=again)
         try:
             handle = self._tree.open(known.node, flags)
         except Exception as error:
@@ -410,13 +417,16 @@ class Opening:
         keep = shown is not None and not flags & os.O_TRUNC
         return self._write(known, handle, flags, asker, keep=keep)
 
-    def _claim(self, known: Known, asker: Asker) -> bytes | None:
+    def _claim(self, known: Known, asker: Asker, *, again: bool) -> bytes | None:
         """Make a node the writers' one (ESTALE if others read it); give the content it shows."""
         newest = known.writers > 0 or self._is_newest(known)
         with self._table.lock:
             others = any(
                 other.writers and other is not known for other in self._table.of(known.node)
             )
+            if others and again:
+                known.mixed = True  # they are closing: the kernel would not ask a third time
+                others = False
             if others or (known.cached and not known.writers):
                 names = self._table.detach(known) if not others else ()
             else:
@@ -431,7 +441,7 @@ class Opening:
         for parent, name in names:
             self._mounted.notices.name(parent, name)
         self._mounted.give_grace(asker.pid, writes=True)
-        return refuse(errno.ESTALE)
+        raise os_error(errno.ESTALE)
 
     def _write(
         self, known: Known, handle: Handle, flags: int, asker: Asker, *, keep: bool
@@ -458,6 +468,7 @@ class Opening:
         with self._table.lock:
             known.writers += 1
             known.shown = None
+            known.mixed = False
         return self._write(known, handle, flags, asker, keep=False)
 
     def _writes(self, known: Known, pid: int) -> bool:
@@ -544,9 +555,9 @@ class Opening:
             found = self._tree.stored(known.node)
         names: list[tuple[int, str]] = []
         with self._table.lock:
-            if known.writers:
+            if known.writers > 0:
                 return
-            if shown is not None and found is not None and found.content == shown:
+            if shown and not known.mixed and found is not None and found.content == shown:
                 self._table.becomes(known, found.node, shown, found.origin)
                 return
             known.content = None if shown is None else shown

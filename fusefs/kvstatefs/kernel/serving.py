@@ -18,6 +18,8 @@ from kvstatefs.kernel.service import Service
 from kvstatefs.kernel.wire import Agreed, Notice, notice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvstatefs.kernel.ledger import Ledger
     from kvstatefs.kernel.link import Link
     from kvstatefs.tree import Tree
@@ -53,9 +55,9 @@ class Serving:
         )
         self._called_off = threading.Event()
         self.service.ready = self._ready
-        link.upgrade_wanted = self.hand_over
+        link.upgrade_wanted = self._apart(self.hand_over)
         link.upgrade_called_off = self._called_off.set
-        link.stop_wanted = self.stop
+        link.stop_wanted = self._apart(self.stop)
 
     def start(self, *, resumed: bool) -> None:
         """Begin to answer; ``resumed`` when another process has served this mount before."""
@@ -67,6 +69,15 @@ class Serving:
         if resumed:
             self._ready()
             threading.Thread(target=self._catch_up, name="catch-up", daemon=True).start()
+
+    @staticmethod
+    def _apart(function: Callable[[float], None]) -> Callable[[float], None]:
+        """Let the link go on to listen while a wish of it is fulfilled."""
+
+        def begin(seconds: float) -> None:
+            threading.Thread(target=function, args=(seconds,), name="wish", daemon=True).start()
+
+        return begin
 
     def _ready(self) -> None:
         agreed = self.service.mounted.agreed

@@ -17,6 +17,7 @@ import errno
 import itertools
 import struct
 import threading
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
@@ -53,6 +54,7 @@ class Known:
         "fast",
         "handles",
         "lookups",
+        "mixed",
         "names",
         "node",
         "number",
@@ -89,6 +91,8 @@ class Known:
         """Whether no name leads here any more: who has it open goes on."""
         self.reserved_until = 0.0
         """Until when it is kept for a writer: others read past the kernel's pages."""
+        self.mixed = False
+        """Whether some read the old content past the pages of a node that is the writers' one."""
         self.unlinked = False
         self.restored = False
         """Whether it is read by some whose number is not known: opened before a takeover."""
@@ -109,6 +113,10 @@ class Known:
         if isinstance(node, tuple):
             return len(node) == 3 and node[0] == "state"
         return tag_of(node) == FILE
+
+    def reserved(self) -> bool:
+        """Whether a writer is about to open it."""
+        return self.reserved_until > 0 and self.reserved_until > time.monotonic()
 
     def grows_to(self, found: Attributes) -> bool:
         """Whether what was found begins with what this node shows."""
