@@ -42,7 +42,17 @@ if TYPE_CHECKING:
     from kvstate.records import Envelope
     from kvstate.settings import StoreSettings
 
-__all__ = ["DUE", "Change", "Event", "Journal", "Later", "Named", "Spilled", "chosen", "unpack_entries"]
+__all__ = [
+    "DUE",
+    "Change",
+    "Event",
+    "Journal",
+    "Later",
+    "Named",
+    "Spilled",
+    "chosen",
+    "unpack_entries",
+]
 
 log = logging.getLogger("kvstate")
 

@@ -280,11 +280,15 @@ C = TypeVar("C", bound=WorkingCopy)  # type: ignore[type-arg]
 class Copies(Generic[C]):
     """The working copies of one part of the tree, each under what names its file."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        """Call ``changed`` when a file begins or ceases to have a copy, or one is renamed."""
+    def __init__(self, changed: Callable[[], None], check: Callable[[], None]) -> None:
+        """Call ``changed`` when a file begins or ceases to have a copy, or one is renamed.
+
+        ``check`` raises what forbids to store anything now.
+        """
         self.lock = threading.Lock()
         self._by_key: dict[Hashable, C] = {}
         self._changed = changed
+        self.check = check
 
     def __bool__(self) -> bool:
         return bool(self._by_key)
@@ -317,11 +321,17 @@ class Copies(Generic[C]):
             copy.writers += 1
             return copy, made
 
+    def join(self, copy: C) -> C:
+        """Let one more write to a working copy; ENOENT when its last writer has just gone."""
+        with self.lock:
+            if not copy.writers:
+                refuse(errno.ENOENT)
+            copy.writers += 1
+        return copy
+
     def reading(self, copy: C) -> WrittenHandle[C]:
         """Give a reader of the working copy, which stays as long as it is open."""
-        with self.lock:
-            copy.writers += 1
-        return WrittenHandle(self, copy)
+        return WrittenHandle(self, self.join(copy))
 
     def let_go(self, copy: C) -> None:
         """Take one writer away; without writers a working copy is dropped."""
@@ -403,6 +413,8 @@ class WriteHandle(Generic[C]):
 
     def flush(self, held: Callable[[], bool] = never) -> bytes | None:
         """Store what is not stored yet."""
+        if self.copy.dirty:
+            self._copies.check()
         return self.copy.flush(held)
 
     def release(self) -> None:

@@ -15,7 +15,7 @@ import queue
 import threading
 from typing import Final
 
-__all__ = ["has_open"]
+__all__ = ["has_open", "thread_group"]
 
 _PATIENCE_SECONDS: Final = 0.25
 _DESCRIPTORS_MAX: Final = 10_000
@@ -58,3 +58,18 @@ def _target(link: str) -> str:
         return os.readlink(link)  # noqa: PTH115
     except OSError:
         return ""
+
+
+def thread_group(pid: int) -> int | None:
+    """Give the process that a thread belongs to; None when it cannot be known.
+
+    The status of a thread is told without waiting for an exec.
+    """
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
+            for line in lines:
+                if line.startswith("Tgid:"):
+                    return int(line.split()[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    return None

@@ -27,7 +27,6 @@ from kvstatefs.nodes import (
     CONTROL,
     FILE,
     HOT,
-    PENDING,
     ROOT,
     STATE,
     WARM,
@@ -40,6 +39,7 @@ from kvstatefs.nodes import (
     refuse,
     tag_of,
 )
+from kvstatefs.presence import Presence
 from kvstatefs.state_view import TOP, StateView
 
 if TYPE_CHECKING:
@@ -66,8 +66,9 @@ class Tree:
 
         But for what is not ``lasting`` (`Attributes`): that may change at any time.
         """
-        self.files = Files(store, self.version)
-        self.state = StateView(store, self.version)
+        self._presence = Presence(store)
+        self.files = Files(store, self.version, self._presence)
+        self.state = StateView(store, self.version, self._presence)
         tiers = {HOT: 0, WARM: 1, COLD: 2, ALL: None}
         self._folders: dict[int | str, FolderView] = {
             tag: FolderView(self.files, tag, tier) for tag, tier in tiers.items()
@@ -81,7 +82,6 @@ class Tree:
         self._views: dict[int | str, View] = {
             **self._folders,
             FILE: self.files,
-            PENDING: self.files,
             STATE: self.state,
             CONTROL: control,
         }
@@ -95,6 +95,7 @@ class Tree:
     def _changing(self, node: Node) -> View:
         if self.read_only:
             refuse(errno.EROFS)
+        self._presence.check()
         return self._view(node)
 
     # Looking
@@ -133,13 +134,17 @@ class Tree:
         del node
         return os.statvfs(self.store.path)
 
+    def lasting_absence(self, parent: Node) -> bool:
+        """Whether a name that is absent in a folder stays so until something is committed."""
+        view = self._folders.get(tag_of(parent))
+        return view is None or not view.drops
+
     # Opening
 
     def open(self, node: Node, flags: int) -> Handle:
         """Open a file, with the flags that the system call takes."""
-        if flags & _WRITING and self.read_only:
-            refuse(errno.EROFS)
-        return self._view(node).open(node, flags)
+        view = self._changing(node) if flags & _WRITING else self._view(node)
+        return view.open(node, flags)
 
     def open_written(self, node: Node) -> Handle | None:
         """Open what is being written for reading, for the one who writes it; None if nobody does.

@@ -70,7 +70,10 @@ class Looking:
             if grace is not None:
                 known, found, body = self._again(grace, found)
             else:
-                known = self._table.take(found)
+                if self._mounted.opens_alone:
+                    known, found = self._opening.pin_unasked(parent.node, name, found)
+                else:
+                    known = self._table.take(found)
                 body = self._mounted.entry(known, found)
         except (NotFound, OSError, StateError, UnicodeError) as error:
             if errno_of(error) != errno.ENOENT:
@@ -161,7 +164,9 @@ class Looking:
 
     def _folder(self, handle: int, number: int) -> OpenFolder:
         folder = self._folders.get(handle)
-        if folder is None:  # opened by a process that is gone: listings begin where they are asked to
+        if (
+            folder is None
+        ):  # opened by a process that is gone: listings begin where they are asked to
             known = self._table.get(number)
             folder = OpenFolder(known, self._tree.listing(known.node))
             self._folders[handle] = folder
@@ -263,5 +268,3 @@ def _sized(value: bytes, room: int) -> bytes:
     if len(value) > room:
         refuse(errno.ERANGE)
     return value
-
-

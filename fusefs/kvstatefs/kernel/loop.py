@@ -67,18 +67,20 @@ class Lane:
 class Loop:
     """Reads requests, and hands each to a function in the thread and the lane that it belongs to.
 
-    ``lane_of`` says, quickly, which lane a request belongs to (None: answered by the leader);
-    ``serve`` answers it and raises nothing.
+    ``quick`` answers what is asked most, and says whether it did. ``lane_of`` says, quickly, which
+    lane a request belongs to (None: the leader answers it); ``serve`` answers it, raising nothing.
     """
 
     def __init__(
         self,
         fd: int,
+        quick: Callable[[bytearray], bool],
         lane_of: Callable[[Request], Lane | None],
         serve: Callable[[Request], None],
         ended: Callable[[], None],
     ) -> None:
         self._fd = fd
+        self._quick = quick
         self._lane_of = lane_of
         self._serve = serve
         self._ended = ended
@@ -89,6 +91,7 @@ class Loop:
         self._threads = 0
         self._over = False
         self._told = False
+        self._leaving = False
         self.lanes: list[Lane] = []
 
     def lane(self, name: str, threads: int) -> Lane:
@@ -125,7 +128,8 @@ class Loop:
     def _lead_on(self, request: Request) -> Lane | None:
         """Read and answer requests until one belongs to a lane; None when the mount is gone."""
         fd, readv, lane_of, serve = self._fd, os.readv, self._lane_of, self._serve
-        buffers = [request.data]
+        data, quick = request.data, self._quick
+        buffers = [data]
         while not self._over:
             try:
                 request.size = readv(fd, buffers)
@@ -136,6 +140,10 @@ class Loop:
                     log.error("reading requests: %s", error)  # noqa: TRY400  (it says all)
                 self._over = True
                 break
+            if self._leaving:
+                return None  # whoever follows is given this request again
+            if quick(data):
+                continue
             lane = lane_of(request)
             if lane is None:
                 serve(request)
@@ -188,6 +196,10 @@ class Loop:
                 return False
         os.write(self._fd, failure(unique, errno.EINTR))
         return True
+
+    def leave(self) -> None:
+        """Answer no more: another process goes on."""
+        self._leaving = True
 
     def settle(self, timeout_seconds: float) -> bool:
         """Wait until nothing is under way that stepped aside; say whether that came."""

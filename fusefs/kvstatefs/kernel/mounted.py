@@ -1,4 +1,4 @@
-"""What the parts of the adapter share: the tree, the nodes, the feed, the descriptor, the answers."""
+"""What the parts of the adapter share: tree, nodes, feed, descriptor, answers."""
 
 from __future__ import annotations
 
@@ -76,6 +76,8 @@ class Mounted:
         self.feed = Feed(tree, self.table, self.notices, stale)
         self.agreed: Agreed | None = None
         self.read_only = tree.read_only
+        self.opens_alone = False
+        """Whether the kernel opens files without asking: on a read-only mount."""
         self._graces: dict[int, Grace] = {}
 
     # Answers

@@ -3,12 +3,12 @@
 One node shows one content (`table.py`), so an open for reading is answered in one of three ways:
 
     through the kernel's pages   the node's content is the newest: pages that are there hold
-    handed over (passthrough)    large plain content that was verified: the kernel reads the file itself
+    handed over (passthrough)    large plain content that was verified: the kernel reads the file
     past the pages (direct)      what is computed, and what is not stored yet
 
 All readers of a node share one handle and one answer, made by the first of them. An open of a node
 whose content is no longer the newest is answered ESTALE: the kernel looks the name up again, once,
-and gets the node of the new content. What it gets then is pinned (`Grace`), so it cannot fail again.
+and gets the node of the new content. That is pinned (`Grace`), so it cannot fail again.
 
 Writers share one node, in which pages are those of their working copy. The first writer takes the
 node that is there, unless others read it: then the name gets a new node (by ESTALE, too), and the
@@ -22,6 +22,7 @@ import contextlib
 import errno
 import itertools
 import os
+import stat
 import struct
 import time
 from collections import OrderedDict
@@ -30,11 +31,12 @@ from typing import TYPE_CHECKING, Final
 from kvstate.errors import NotFound
 from kvstatefs.descriptors import thread_group
 from kvstatefs.errnos import errno_of
-from kvstatefs.kernel.wire import Open
+from kvstatefs.kernel.keeping import DIRECT_KIND, FACTS, READER_KIND, WRITER_KIND
+from kvstatefs.kernel.wire import Code, Open
 from kvstatefs.nodes import Attributes, Handle, refuse
 
 if TYPE_CHECKING:
-    from kvstatefs.kernel.keeping import Keeping
+    from kvstatefs.kernel.keeping import Keeping, Restorer
     from kvstatefs.kernel.mounted import Asker, Grace, Mounted
     from kvstatefs.kernel.passthrough import Passthrough
     from kvstatefs.kernel.table import Known
@@ -43,12 +45,18 @@ if TYPE_CHECKING:
 __all__ = ["OpenFile", "Opening"]
 
 READER, DIRECT, WRITER = 0, 1, 2
+_MANY: Final = 1 << 40
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _IDLE_MAX: Final = 512
+_TRIES: Final = 16
 _RESERVED_SECONDS: Final = 1.0
 _FRESH_SECONDS: Final = 60.0
 _OPENED = struct.Struct("=QIi")
 _MAPPED_DIRECT_MINOR: Final = 39
+_u64 = struct.Struct("=Q").unpack_from
+_OPENED_HEAD: Final = struct.pack("=Ii", 16 + _OPENED.size, 0)
+_DONE_HEAD: Final = struct.pack("=Ii", 16, 0)
+_TRUNCATES: Final = os.O_TRUNC >> 8
 _CACHED: Final = Open.KEEP_CACHE | Open.NOFLUSH
 
 
@@ -97,6 +105,9 @@ class Opening:
         self.find = self._files.get
         self._numbers = itertools.count(1)
         self._idle: OrderedDict[int, Known] = OrderedDict()
+        self._table.forgotten = self._abandon
+        self._find_node = self._table.find
+        self._version = self._tree.version
 
     def get(self, number: int) -> OpenFile:
         """Give an open file; EBADF when there is none of this number."""
@@ -122,6 +133,42 @@ class Opening:
         return None
 
     # Opening for reading
+
+    def quick(self, data: bytearray) -> bool:
+        """Answer what is asked most: a reader's open of what is known, and its last close."""
+        code = data[4]
+        if code == Code.OPEN:
+            (number,) = _u64(data, 16)
+            known = self._find_node(number)
+            if known is None or data[40] & os.O_ACCMODE or data[41] & _TRUNCATES:
+                return False
+            fast: Fast | None = known.fast  # type: ignore[assignment]
+            if fast is None or fast.version != self._version():
+                return False
+            with self._table.lock:
+                if known.fast is not fast or known.writers:
+                    return False
+                known.cached += 1
+                fast.file.count += 1
+            if not self._answer(_OPENED_HEAD + data[8:16] + fast.answer):
+                self.release(fast.number)
+            return True
+        if code == Code.RELEASE:
+            (number,) = _u64(data, 40)
+            file = self._files.get(number)
+            if file is None or file.kind != READER:
+                return False
+            self._answer(_DONE_HEAD + data[8:16])
+            self.release(number)
+            return True
+        return False
+
+    def _answer(self, message: bytes | bytearray) -> bool:
+        try:
+            os.write(self._mounted.fd, message)
+        except OSError:  # who asked is gone
+            return False
+        return True
 
     def open(self, number: int, flags: int, asker: Asker) -> bytes:
         """Answer OPEN."""
@@ -256,6 +303,55 @@ class Opening:
             self._keeping.direct(number, known)
         return _OPENED.pack(number, Open.DIRECT | Open.NOFLUSH, 0)
 
+    def unasked(self, known: Known) -> OpenFile:
+        """Give what a node is read with that the kernel opened without asking.
+
+        Kept from the lookup on, so that it is there whatever happens to the name: for the
+        `_IDLE_MAX` nodes that were used last.
+        """
+        fast: Fast | None = known.fast  # type: ignore[assignment]
+        if fast is None:
+            handle = self._tree.open(known.node, os.O_RDONLY)
+            if handle.content is not None and handle.content != known.content:
+                handle.release()
+                refuse(errno.ESTALE)
+            with self._table.lock:
+                number = next(self._numbers)
+                file = self._files[number] = OpenFile(handle, known, READER)
+                file.count = 0
+                known.handles.add(number)
+                fast = known.fast = Fast(number, file, 0, -1)
+        with self._table.lock:
+            self._idle[known.number] = known
+            self._idle.move_to_end(known.number)
+            while len(self._idle) > _IDLE_MAX:
+                _, oldest = self._idle.popitem(last=False)
+                self._drop_fast(oldest)
+        return fast.file
+
+    def pin_unasked(self, parent: Node, name: str, found: Attributes) -> tuple[Known, Attributes]:
+        """Give the node for what was looked up, its content pinned, on a read-only mount."""
+        for _ in range(_TRIES):
+            if stat.S_ISDIR(found.mode) or stat.S_ISLNK(found.mode):
+                break
+            if found.content is None:  # computed: each lookup has a text, and a node, of its own
+                found = found._replace(content=b"#%d" % next(self._numbers), lasting=False)
+            known = self._table.take(found)
+            try:
+                file = self.unasked(known)
+            except Exception as error:
+                self._table.forget(known.number, 1)
+                if errno_of(error) not in {errno.ESTALE, errno.ENOENT}:
+                    raise
+                found = self._tree.lookup(parent, name)
+                continue
+            if file.handle.content is None:
+                found = found._replace(size=file.handle.attributes().size)
+            return known, found
+        else:
+            refuse(errno.ESTALE)
+        return self._table.take(found), found
+
     def _look_again(self, asker: Asker, *, writes: bool) -> bytes:
         """Let the kernel look the name up again, and open what it leads to then."""
         self._mounted.give_grace(asker.pid, writes=writes)
@@ -315,7 +411,7 @@ class Opening:
         return self._write(known, handle, flags, asker, keep=keep)
 
     def _claim(self, known: Known, asker: Asker) -> bytes | None:
-        """Make a node the writers' one; ESTALE if others read it. Give the content that it shows."""
+        """Make a node the writers' one (ESTALE if others read it); give the content it shows."""
         newest = known.writers > 0 or self._is_newest(known)
         with self._table.lock:
             others = any(
@@ -334,8 +430,8 @@ class Opening:
                 return known.shown
         for parent, name in names:
             self._mounted.notices.name(parent, name)
-        self._look_again(asker, writes=True)
-        raise AssertionError
+        self._mounted.give_grace(asker.pid, writes=True)
+        return refuse(errno.ESTALE)
 
     def _write(
         self, known: Known, handle: Handle, flags: int, asker: Asker, *, keep: bool
@@ -345,9 +441,9 @@ class Opening:
         with self._table.lock:
             self._files[number] = file
             known.handles.add(number)
-            if flags & os.O_TRUNC:
-                self.wrote(file)
             self._keeping.writer(number, known, flags)
+            if flags & (os.O_TRUNC | os.O_CREAT):
+                self.wrote(file)
         agreed = self._mounted.agreed
         access = flags & os.O_ACCMODE
         only_writes = access == os.O_WRONLY
@@ -379,8 +475,7 @@ class Opening:
     def _open_written(self, known: Known, asker: Asker) -> bytes:
         handle = self._tree.open_written(known.node)
         if handle is None:
-            self._look_again(asker, writes=False)
-        assert handle is not None
+            return self._look_again(asker, writes=False)
         with self._table.lock:
             known.writers += 1
             number = next(self._numbers)
@@ -391,12 +486,12 @@ class Opening:
 
     # Writing and closing
 
-    @staticmethod
-    def wrote(file: OpenFile) -> None:
+    def wrote(self, file: OpenFile) -> None:
         """Take note that what a writer's node shows is not what is stored."""
         file.writes += 1
         file.known.shown = None
         file.known.changes += 1
+        self._keeping.wrote(file)
 
     def flush(self, file: OpenFile, held: object) -> None:
         """Store what was written, durably."""
@@ -504,3 +599,46 @@ class Opening:
         with self._table.lock:
             if known.lookups <= 0 and not known.handles:
                 self._table.drop(known)
+
+    def _abandon(self, known: Known) -> None:
+        """Close what readers of a node have left: the kernel has forgotten it."""
+        for number in list(known.handles):
+            file = self._files.get(number)
+            if file is not None and file.kind == READER and (known.restored or not file.count):
+                file.count = 0
+                self._let_go(known, known.fast)  # type: ignore[arg-type]
+
+    # Taking over
+
+    def restore(self, handles: dict[int, bytes], restorer: Restorer) -> None:
+        """Know again the files that are open, from what another process left in the ledger."""
+        for number, facts in handles.items():
+            kind, node, backing, flags = FACTS.unpack_from(facts)
+            known = self._table.find(node)
+            if known is None:
+                self._keeping.released(number)
+            elif kind == READER_KIND:
+                handle = restorer.reader(known, facts[FACTS.size :])
+                self._restore_reader(number, known, handle, backing)
+            elif kind == DIRECT_KIND:
+                self._restore(number, known, restorer.direct(known), DIRECT)
+            else:
+                clean = kind == WRITER_KIND
+                self._restore(number, known, restorer.writer(known, flags, clean=clean), WRITER)
+                known.writers += 1
+                known.content = None
+                self._keeping.writer(number, known, flags, lost=not clean)
+        self._numbers = itertools.count(max(handles, default=0) + 1)
+
+    def _restore(self, number: int, known: Known, handle: Handle, kind: int) -> OpenFile:
+        file = self._files[number] = OpenFile(handle, known, kind)
+        known.handles.add(number)
+        return file
+
+    def _restore_reader(self, number: int, known: Known, handle: Handle, backing: int) -> None:
+        """Let a reader go on. How many share it is not known: it stays until the node goes."""
+        file = self._restore(number, known, handle, READER)
+        file.count = known.cached = _MANY
+        known.restored = True
+        if handle.content is not None and known.fast is None:
+            known.fast = Fast(number, file, backing, -1)

@@ -21,7 +21,7 @@ from kvstatefs.kernel.keeping import Keeping
 from kvstatefs.kernel.looking import Looking
 from kvstatefs.kernel.loop import Lane, Loop, Request
 from kvstatefs.kernel.mounted import Asker, Mounted
-from kvstatefs.kernel.opening import WRITER, Opening
+from kvstatefs.kernel.opening import WRITER, OpenFile, Opening
 from kvstatefs.kernel.passthrough import Passthrough
 from kvstatefs.kernel.wire import ANSWER, HEAD_BYTES, REQUEST, Code, Malformed, agree, failure
 from kvstatefs.nodes import FILE, identity_of, refuse, tag_of
@@ -95,7 +95,7 @@ class Service:
         self.opening = Opening(self.mounted, self._passthrough, self.keeping)
         self.looking = Looking(self.mounted, self.opening)
         self.changing = Changing(self.mounted, self.opening, self.looking)
-        self.loop = Loop(fd, self._lane_of, self.serve, ended)
+        self.loop = Loop(fd, self.opening.quick, self._lane_of, self.serve, ended)
         self._commits = self.loop.lane("commits", 8)
         self._folders = self.loop.lane("folders", 4)
         self._others = self.loop.lane("others", 4)
@@ -178,7 +178,7 @@ class Service:
                     os.write(self._fd, ANSWER.pack(16 + len(body), 0, unique) + body)
 
     def _fail(self, unique: int, code: int, node: int, error: Exception) -> None:
-        number = errno.EINVAL if isinstance(error, Malformed | struct.error) else errno_of(error)
+        number = errno.EINVAL if isinstance(error, Malformed) else errno_of(error)
         if number == errno.EIO:
             log.warning("%s of node %d: %s", _name(code), node, error or type(error).__name__)
         if code not in _NEVER_ANSWERED:
@@ -200,9 +200,11 @@ class Service:
             return self._folders
         if code == Code.READ:
             file = self.opening.find(int.from_bytes(data[40:48], "little"))
-            if file is None or not file.handle.slow:
-                return None
-            return self._lane_of_node(file.known)
+            if file is None and self.mounted.opens_alone:
+                known = self._table.find(int.from_bytes(data[16:24], "little"))
+                slow = known is not None and known.size > _QUICK_BYTES
+                return self._lane_of_node(known) if known is not None and slow else None
+            return self._lane_of_node(file.known) if file and file.handle.slow else None
         if code == Code.WRITE:
             offset = int.from_bytes(data[48:56], "little")
             end = offset + int.from_bytes(data[56:60], "little")
@@ -246,6 +248,7 @@ class Service:
     def agree(self, agreed: Any) -> None:
         """Take note of what was agreed on, now or with the process before this one."""
         self.mounted.agreed = agreed
+        self.mounted.opens_alone = self.mounted.read_only and agreed.opens_alone
         self._passthrough.begin(offered=agreed.passthrough)
 
     def _forget(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> None:
@@ -280,6 +283,8 @@ class Service:
     def _open(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
         del unique, size
         flags = int.from_bytes(data[40:44], "little")
+        if self.mounted.opens_alone:
+            refuse(errno.ENOSYS)  # from now on it neither asks nor says when it closes
         if self.mounted.read_only and flags & os.O_ACCMODE != os.O_RDONLY:
             refuse(errno.EROFS)
         return self.opening.open(node, flags, asker)
@@ -287,9 +292,9 @@ class Service:
     def _read(
         self, unique: int, node: int, data: bytearray, size: int, asker: Asker
     ) -> bytes | None:
-        del size, asker, node
+        del size, asker
         number, offset, length = _READ.unpack_from(data, 40)
-        file = self.opening.get(number)
+        file = self._file(number, node)
         blocks = getattr(file.handle, "blocks", None)
         if blocks is not None and blocks(offset):
             until = time.monotonic() + _PARKED_SECONDS
@@ -297,6 +302,12 @@ class Service:
                 self._parked.append((unique, file, offset, length, until))
             return None
         return file.handle.read(offset, length)
+
+    def _file(self, number: int, node: int) -> OpenFile:
+        """Give an open file; of one that the kernel opened alone, what its node is read with."""
+        if number or not self.mounted.opens_alone:
+            return self.opening.get(number)
+        return self.opening.unasked(self._table.get(node))
 
     def _unpark(self) -> None:
         """Answer those who wait at the end of a file that grows."""
@@ -326,7 +337,6 @@ class Service:
             raise Malformed("WRITE")
         file = self.opening.get(number)
         self.opening.wrote(file)
-        self.keeping.wrote(file)
         written = file.handle.write(offset, bytes(memoryview(data)[80 : 80 + length]))
         if flags & _WRITE_KILLS_SET_ID:
             self.changing.wrote_with_set_id(file.known)
@@ -334,6 +344,8 @@ class Service:
 
     def _flush(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
         del unique, size
+        if self.mounted.opens_alone:
+            refuse(errno.ENOSYS)  # nor does it ask again
         file = self.opening.get(int.from_bytes(data[40:48], "little"))
         if file.kind == WRITER:
             known = self._table.get(node)
@@ -366,21 +378,19 @@ class Service:
         number, offset, length, mode, _ = _FALLOCATE.unpack_from(data, 40)
         file = self.opening.get(number)
         self.opening.wrote(file)
-        self.keeping.wrote(file)
         file.handle.allocate(mode, offset, length)
         return b""
 
     def _lseek(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
-        del unique, node, size, asker
+        del unique, size, asker
         number, offset, whence, _ = _LSEEK.unpack_from(data, 40)
-        return struct.pack("=Q", self.opening.get(number).handle.seek(offset, whence))
+        return struct.pack("=Q", self._file(number, node).handle.seek(offset, whence))
 
     def _copy(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
         del unique, node, size, asker
         source, offset, _, target, target_offset, length, _ = _COPY.unpack_from(data, 40)
         file = self.opening.get(target)
         self.opening.wrote(file)
-        self.keeping.wrote(file)
         reader = self.opening.get(source).handle
         copied = file.handle.copy_from(reader, offset, target_offset, length)
         if data[4] == Code.COPY_FILE_RANGE_64:

@@ -21,7 +21,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from kvstatefs.kernel.wire import attributes_bytes
-from kvstatefs.nodes import FILE, PENDING, Attributes, refuse, tag_of
+from kvstatefs.nodes import FILE, Attributes, refuse, tag_of
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -46,6 +46,7 @@ class Known:
 
     __slots__ = (
         "cached",
+        "changes",
         "children",
         "content",
         "detached",
@@ -57,8 +58,8 @@ class Known:
         "number",
         "origin",
         "packed",
-        "changes",
         "reserved_until",
+        "restored",
         "shown",
         "unlinked",
         "writers",
@@ -89,6 +90,8 @@ class Known:
         self.reserved_until = 0.0
         """Until when it is kept for a writer: others read past the kernel's pages."""
         self.unlinked = False
+        self.restored = False
+        """Whether it is read by some whose number is not known: opened before a takeover."""
         self.shown: bytes | None = None
         """While it is written: the stored content that its pages are, if they are one."""
         self.changes = 0
@@ -104,8 +107,8 @@ class Known:
         """Whether it has content that can be replaced: an artifact, a key."""
         node = self.node
         if isinstance(node, tuple):
-            return len(node) == 3 and node[0] == "state"  # noqa: PLR2004
-        return tag_of(node) in {FILE, PENDING}
+            return len(node) == 3 and node[0] == "state"
+        return tag_of(node) == FILE
 
     def grows_to(self, found: Attributes) -> bool:
         """Whether what was found begins with what this node shows."""
@@ -122,7 +125,9 @@ class Known:
 class Table:
     """All nodes that the kernel knows, by their number and by what they are."""
 
-    def __init__(self, ledger: Ledger, root: Node, notify_absent: Callable[[int, str], None]):
+    def __init__(
+        self, ledger: Ledger, root: Node, notify_absent: Callable[[int, str], None]
+    ) -> None:
         """Begin with the root; ``notify_absent`` takes back that a name is absent."""
         self.lock = threading.RLock()
         self._ledger = ledger
@@ -134,6 +139,8 @@ class Table:
         self.root = self._add(Known(ROOT_NUMBER, root, None, 0))
         self.root.lookups = 1
         self.find = self._by_number.get
+        self.forgotten: Callable[[Known], None] = lambda _: None
+        """Called with a node that the kernel has forgotten for good."""
 
     def __len__(self) -> int:
         return len(self._by_number)
@@ -267,8 +274,10 @@ class Table:
                 return
             known.lookups -= count
             self._ledger.forgot(number, count)
-            if known.lookups <= 0 and not known.handles:
-                self.drop(known)
+            if known.lookups <= 0:
+                self.forgotten(known)
+                if not known.handles:
+                    self.drop(known)
 
     def drop(self, known: Known) -> None:
         """Let a node go for good."""

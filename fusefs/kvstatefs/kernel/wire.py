@@ -135,6 +135,7 @@ _ATOMIC_O_TRUNC: Final = 1 << 3
 _BIG_WRITES: Final = 1 << 5
 _DO_READDIRPLUS: Final = 1 << 13
 _READDIRPLUS_AUTO: Final = 1 << 14
+_NO_OPEN_SUPPORT: Final = 1 << 17
 _PARALLEL_DIROPS: Final = 1 << 18
 _MAX_PAGES: Final = 1 << 22
 _CACHE_SYMLINKS: Final = 1 << 23
@@ -149,6 +150,7 @@ _WANTED: Final = (
     | _BIG_WRITES
     | _DO_READDIRPLUS
     | _READDIRPLUS_AUTO
+    | _NO_OPEN_SUPPORT
     | _PARALLEL_DIROPS
     | _MAX_PAGES
     | _CACHE_SYMLINKS
@@ -194,6 +196,11 @@ class Agreed(NamedTuple):
     def resend(self) -> bool:
         """Whether another process may take over, and get what was under way again."""
         return bool(self.flags & _HAS_RESEND)
+
+    @property
+    def opens_alone(self) -> bool:
+        """Whether the kernel opens files without asking once `open` was answered ENOSYS."""
+        return bool(self.flags & _NO_OPEN_SUPPORT)
 
     @property
     def mapped_direct(self) -> bool:
