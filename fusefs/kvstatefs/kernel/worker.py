@@ -1,7 +1,7 @@
-"""The process that opens the store and serves a mount: ``python -m kvstatefs.kernel.worker ... FD``.
+"""The process that opens the store and serves a mount: ``python -m kvstatefs.kernel.worker FD``.
 
-A supervisor starts it, hands it the mount and starts the next one when it dies. It leaves signals to
-the supervisor, whose group, or whose service, they reach as well, and ends with it.
+A supervisor starts it, hands it the mount and starts the next one when it dies. It leaves signals
+to the supervisor, whose service they reach as well, and ends with it.
 """
 
 from __future__ import annotations
@@ -15,28 +15,25 @@ import sys
 from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
-from kvstate.errors import InvalidConfig, StateError
+from kvstate.errors import InvalidConfig, StateError, Unavailable
 from kvstate.version import __version__
 from kvstatefs.kernel.ledger import Ledger
 from kvstatefs.kernel.link import Link
+from kvstatefs.kernel.packets import HANDED_OVER, NOTHING_TO_RESUME
 from kvstatefs.options import parse_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
-__all__ = ["HANDED_OVER", "NOTHING_TO_RESUME", "main"]
+__all__ = ["main"]
 
-HANDED_OVER: Final = 3
-"""Exit status: another worker is to go on, with other code."""
-NOTHING_TO_RESUME: Final = 4
-"""Exit status: the ledger does not say what the kernel knows; the mount must be made anew."""
 _FAILED, _WRONG_USAGE = 1, 2
 _DEATH_SIGNAL: Final = 1  # PR_SET_PDEATHSIG of prctl(2)
 
 log = logging.getLogger("kvstatefs")
 
 
-def main(arguments: Sequence[str], serve: Callable[..., None] | None = None) -> int:
+def main(arguments: Sequence[str], serve: Callable[..., str] | None = None) -> int:
     """Serve until the mount is over; give the exit status. The last argument is the connection.
 
     ``serve`` stands in for `kvstatefs.kernel.serving.serve` where the supervisor is tested alone.
@@ -61,27 +58,33 @@ def main(arguments: Sequence[str], serve: Callable[..., None] | None = None) -> 
     return status
 
 
-def _serve(link: Link, serve: Callable[..., None] | None) -> int:
-    # What serves is loaded here: the supervisor reads the statuses above, and stays small.
+def _serve(link: Link, serve: Callable[..., str] | None) -> int:
+    # What is slow to load is loaded when the supervisor has been seen to be there.
     from kvstate.store import open_store  # noqa: PLC0415
+    from kvstatefs.kernel.serving import serve as serve_kernel  # noqa: PLC0415
     from kvstatefs.tree import Tree  # noqa: PLC0415
-
-    if serve is None:
-        from kvstatefs.kernel.serving import serve  # noqa: PLC0415
 
     settings = link.begin()
     options = parse_options(settings["options"], settings["store"])
     if "debug" in options.words:
         logging.getLogger().setLevel(logging.DEBUG)
     read_only = options.read_only
-    store_path, mountpoint = Path(settings["store"]), Path(settings["mountpoint"])
-    with open_store(store_path, create=not read_only, read_only=read_only) as store:
+    with open_store(Path(settings["store"]), create=not read_only, read_only=read_only) as store:
         handed = link.opened(__version__)
         ledger = Ledger.attach(handed.ledger)
         if handed.resumed and not ledger.replay().init:
             return NOTHING_TO_RESUME
-        tree = Tree(store)
-        serve(handed.fuse, tree, mountpoint, options, ledger, link, resumed=handed.resumed)
+        refused = (serve or serve_kernel)(
+            handed.fuse,
+            Tree(store),
+            settings["mountpoint"],
+            ledger,
+            link,
+            resumed=handed.resumed,
+            passthrough=options.passthrough,
+        )
+    if refused:
+        raise Unavailable(f"mount on {settings['mountpoint']!r}", refused)
     return HANDED_OVER if link.handed_over else 0
 
 

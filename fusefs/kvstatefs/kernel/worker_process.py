@@ -41,6 +41,8 @@ class WorkerProcess:
         """When it was ready; 0 before."""
         self.ended: int | None = None
         """The status that it said it would end with."""
+        self.hung_up = False
+        self.reaped = False
         with theirs:
             theirs.set_inheritable(True)
             words = [*command, str(theirs.fileno())]
@@ -73,9 +75,14 @@ class WorkerProcess:
 
     def received(self) -> Iterator[Packet]:
         """Give what it has said so far."""
-        with contextlib.suppress(BlockingIOError, OSError):
+        try:
             while (packet := packets.receive(self.connection)) is not None:
                 yield packet
+        except BlockingIOError:
+            return
+        except OSError:
+            pass
+        self.hung_up = True
 
     def kill(self) -> None:
         """Kill it, if it still is."""
@@ -98,7 +105,9 @@ class WorkerProcess:
         try:
             pid, status = os.waitpid(self.pid, os.WNOHANG)
         except ChildProcessError:
+            self.reaped = True
             return KILLED
+        self.reaped = bool(pid)
         return os.waitstatus_to_exitcode(status) if pid else None
 
 
