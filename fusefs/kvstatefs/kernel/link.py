@@ -10,20 +10,18 @@ from __future__ import annotations
 import contextlib
 import json
 import os
-import struct
 import threading
 from typing import TYPE_CHECKING, Any, Final, NamedTuple
 
 from kvstatefs.kernel import packets
-from kvstatefs.kernel.packets import Packet
+from kvstatefs.kernel.packets import SECONDS, Packet
 
 if TYPE_CHECKING:
     import socket
     from collections.abc import Callable
 
-__all__ = ["SECONDS", "Link", "MountHanded", "leave_terminal"]
+__all__ = ["Link", "MountHanded", "leave_terminal"]
 
-SECONDS: Final = struct.Struct("=d")
 _ORPHAN: Final = 1
 
 

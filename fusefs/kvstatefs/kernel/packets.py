@@ -21,6 +21,7 @@ import array
 import contextlib
 import os
 import socket
+import struct
 from typing import Final, NamedTuple
 
 __all__ = [
@@ -28,11 +29,14 @@ __all__ = [
     "CALLED_OFF",
     "DROP",
     "ENDED",
+    "HANDED_OVER",
     "HELD",
     "LEAVE_TERMINAL",
+    "NOTHING_TO_RESUME",
     "OPENED",
     "PACKET_BYTES",
     "READY",
+    "SECONDS",
     "SERVE",
     "SETTLE",
     "UPGRADE",
@@ -46,6 +50,14 @@ __all__ = [
 BEGIN, HELD, SERVE, UPGRADE = b"B", b"H", b"M", b"U"
 CALLED_OFF, SETTLE, LEAVE_TERMINAL = b"C", b"S", b"L"
 OPENED, READY, DROP, WAIT, ENDED = b"O", b"R", b"D", b"W", b"E"
+
+SECONDS: Final = struct.Struct("=d")
+"""How U and S say how many seconds there are."""
+
+HANDED_OVER: Final = 3
+"""A worker's exit status: another is to go on, with other code."""
+NOTHING_TO_RESUME: Final = 4
+"""A worker's exit status: the ledger does not say what the kernel knows; mount anew."""
 
 PACKET_BYTES: Final = 1 << 16
 _DESCRIPTORS_MAX: Final = 8
