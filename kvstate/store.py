@@ -270,12 +270,16 @@ class Store:
         """Give figures about the store, as plain values. Bytes of tiers count duplicates."""
         engine = self.engine.stats()
         names = list(self.namespaces())
+        keys, keys_bytes = self._state.totals()
         places = {tier: place.status() for tier, place in zip(TIERS, self._places, strict=True)}
         return {
             "path": str(self.path),
             "revision": self.revision(),
             "journal_oldest": self._journal.oldest(),
+            "journal_bytes": self._journal.size(),
             "namespaces": len(names),
+            "keys": keys,
+            "keys_bytes": keys_bytes,
             **self.lifecycle.summary(),
             "damaged": self.lifecycle.damaged(),
             "tenants": {
@@ -283,8 +287,11 @@ class Store:
                 for name, totals in islice(self.artifacts.usages(), TENANTS_SHOWN)
             },
             "records_bytes": engine["used_bytes"],
+            "records_free_bytes": engine["free_bytes"],
+            "page_bytes": engine["page_bytes"],
             "map_bytes": engine["map_bytes"],
             "readers": engine["readers"],
+            "readers_max": engine["readers_max"],
             "free_bytes": {tier: places[tier]["free_bytes"] for tier in TIERS},
             "places": places,
         }

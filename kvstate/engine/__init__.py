@@ -95,7 +95,11 @@ class Engine(Protocol):
         ...
 
     def stats(self) -> dict[str, int]:
-        """Give what the engine knows of its size: bytes used, bytes at most, readers."""
+        """Give what the engine knows of its size: bytes used, free and at most, readers."""
+        ...
+
+    def failure(self) -> str:
+        """Give why nothing can be written until the store is opened again; empty if it can."""
         ...
 
     def close(self) -> None:

@@ -49,6 +49,7 @@ T = TypeVar("T")
 
 _LOCK_FILE_BYTES = 256  # LMDB's lock file: header and, for each reader, one line of 64 bytes
 _READER_BYTES = 64
+_META_PAGES = 2
 _SPARE_TRANSACTIONS = 16
 _SETTLE_SECONDS = 0.002
 _POLL_SECONDS = 0.05
@@ -270,13 +271,21 @@ class LmdbEngine:
         return watch
 
     def stats(self) -> dict[str, int]:
-        info = self._info()
+        info, shape = self._info(), self._env.stat()
+        pages = info["last_pgno"] + 1
+        filled = shape["branch_pages"] + shape["leaf_pages"] + shape["overflow_pages"]
         return {
-            "used_bytes": (info["last_pgno"] + 1) * self._env.stat()["psize"],
+            "used_bytes": pages * shape["psize"],
+            # With the few pages on which LMDB notes which are free.
+            "free_bytes": max(0, pages - _META_PAGES - filled) * shape["psize"],
+            "page_bytes": shape["psize"],
             "map_bytes": info["map_size"],
             "readers": info["num_readers"],
             "readers_max": info["max_readers"],
         }
+
+    def failure(self) -> str:
+        return self._shared.failed or ""
 
     def close(self) -> None:
         if self._closed:
