@@ -99,7 +99,7 @@ class Engine(Protocol):
         ...
 
     def failure(self) -> str:
-        """Give why nothing can be written until the store is opened again; empty if it can."""
+        """Give why the store has to be opened again (it failed, or was moved); empty if not."""
         ...
 
     def close(self) -> None:

@@ -117,6 +117,7 @@ class _Environment:
     def __init__(self, path: Path, env: lmdb.Environment) -> None:
         self.path = path
         self.env = env
+        self.identity = _identity(path / "data.mdb")
         self.users = 1
         self.failed: str | None = None
         self._commits = 0
@@ -204,7 +205,7 @@ class LmdbEngine:
         `NotFound` when there is none and ``create`` is off; `Incompatible` for one of another LMDB
         version or machine; `Denied` when its files may not be written; `Full` without room.
         """
-        self._data = path / "data.mdb"
+        self._data = path.absolute() / "data.mdb"
         self._path = path
         self._shared = _acquire(path, map_bytes, readers_max, read_only=read_only, create=create)
         self._env = self._shared.env
@@ -285,7 +286,13 @@ class LmdbEngine:
         }
 
     def failure(self) -> str:
-        return self._shared.failed or ""
+        if self._shared.failed:
+            return f"a commit failed ({self._shared.failed}): open it again"
+        try:
+            moved = _identity(self._data) != self._shared.identity
+        except OSError as error:
+            return f"its records are not where they were ({error.strerror}): was it moved?"
+        return "another store lies where it was: open it again" if moved else ""
 
     def close(self) -> None:
         if self._closed:

@@ -105,7 +105,7 @@ LAYERS = (
         "kvstate.facts",
     },
     {"kvstate.store"},
-    {"kvstate.operations", "kvstate.wire"},
+    {"kvstate.operations", "kvstate.wire", "kvstate.health", "kvstate.metrics"},
     {
         "kvstate.client",
         "kvstate.transfer",
@@ -123,7 +123,11 @@ LAYERS = (
 PYTHON = sys.stdlib_module_names | {"compression", "typing_extensions"}
 ONE_DOOR = ("cbor2", "xxhash")  # one file is the door of both
 # Where a distribution's name is not what it is imported as.
-IMPORT_NAMES = {"fusepy": "fuse", "jsonschema-rs": "jsonschema_rs"}
+IMPORT_NAMES = {
+    "fusepy": "fuse",
+    "jsonschema-rs": "jsonschema_rs",
+    "prometheus-client": "prometheus_client",
+}
 
 
 class Import(NamedTuple):
