@@ -338,6 +338,23 @@ class Journal:
                 return
             start = page[-1][0] + b"\0"
 
+    def kinds_since(self, since: int) -> set[str]:
+        """Give the kinds of the events after a revision, without reading their values.
+
+        `Compacted` when some of them were trimmed.
+        """
+        oldest = self.oldest()
+        if since + 1 < oldest:
+            raise Compacted(since + 1, oldest)
+        kinds: set[str] = set()
+        start = journal_key(since + 1)
+        while page := self._engine.scan(start, _LAST, limit=_PAGE):
+            for key, data in page:
+                entries = unpack_entries(open_envelope(key, data).payload)[2]
+                kinds.update(entry[0] for entry in entries)
+            start = page[-1][0] + b"\0"
+        return kinds
+
     def watch(
         self,
         since: int | None,

@@ -120,9 +120,9 @@ class KeyPast(KeyBase):
         return [self._mark(envelope) for envelope in self._kept(check_key(key))]
 
     def history_at(self, key: str, revision: int) -> Version | None:
-        """Give the version that is kept of exactly this revision; None when there is none."""
+        """Give what the key was set to in exactly this revision; None when that is not kept."""
         for envelope in reversed(self._kept(check_key(key))):
-            if envelope.revision == revision:
+            if envelope.revision == revision and not envelope.form & GONE:
                 return self._version(envelope)
         return None
 

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kvstate.errors import Conflict, Exists, NotFound
+from kvstate.errors import Compacted, Conflict, Exists, NotFound
 from kvstate.filing import Filing
 from kvstate.keyspace import trash_key
 from kvstate.nodes import File, Folder, Trashed, described, open_trashed
@@ -26,6 +26,8 @@ __all__ = ["Trashing"]
 SPARED_DAYS: Final = 7
 """What came out of the trash is not purged again for so long."""
 _PAGE: Final = 256
+_OF_TRASH: Final = frozenset({"trash", "undelete", "purge"})
+"""What the journal calls a way into the trash, and the two ways out of it."""
 
 
 class Trashing(Filing):
@@ -50,6 +52,13 @@ class Trashing(Filing):
         key = trash_key(gone_ns, node_id)
         data = (reader or self._engine).get(key)
         return None if data is None else open_trashed(key, data)
+
+    def trash_changed(self, since: int) -> bool:
+        """Say whether anything went into the trash, or out of it, after a revision."""
+        try:
+            return not _OF_TRASH.isdisjoint(self._journal.kinds_since(since))
+        except Compacted:
+            return True
 
     def undelete(self, name: str, parts: tuple[str, ...], uid: int, gid: int) -> File:
         """Bring back what was put into the trash last under this name.
