@@ -69,11 +69,22 @@ class ArtifactCopy(WorkingCopy[Staging]):
         """Whether its own mode, owner and times wait for it to be stored."""
         return self.base is None or self.replaces
 
-    def visible_in(self, tier: int | None) -> bool:
-        """Whether a tier's view (None: `all/`) shows the file on behalf of its writers."""
+    def visible_in(self, tier: int | None, stored: File | None = None) -> bool:
+        """Whether a tier's view (None: `all/`) shows the file on behalf of its writers.
+
+        ``stored`` is its record as it is now, for who knows it.
+        """
         if tier is None or self.tier == tier:
             return True
-        return self.base.tier == tier if self.base else self.tier is None and tier == 0
+        stored = stored or self.base
+        return stored.tier == tier if stored else self.tier is None and tier == 0
+
+    def begin_in(self, tier: int) -> None:
+        """Begin anew, empty, in another tier."""
+        with self.lock:
+            self.tier = tier
+            self.discard()
+            self.empty()
 
     def _stage(self) -> Staging:
         tier = self.tier if self.tier is not None else (self.base.tier if self.base else 0)
@@ -105,29 +116,26 @@ class ArtifactCopy(WorkingCopy[Staging]):
     def _store(self, staged: Staging) -> bytes:
         base = self.base
         known = None if base is None else self._records.fetch(base.id)
-        tier = self.tier if self.tier is not None else (known.tier if known else 0)
         append = self.appended and known is not None and known.blob == (base and base.blob)
         try:
-            file = self._commit(staged, tier, expect=base.id if base else None, append=append)
+            file = self._commit(staged, expect=base.id if base else None, append=append)
         except NotFound:
             if base is None:
                 raise
             # Another process removed it meanwhile: what was written here is not lost with it.
             try:
-                file = self._commit(staged, tier, expect=None)
+                file = self._commit(staged, expect=None)
             except Exists:
                 refuse(errno.ESTALE, "another file has taken the name")
         self._stored(file)
         return content_name(file)
 
-    def _commit(
-        self, staged: Staging, tier: int, *, expect: int | None, append: bool = False
-    ) -> File:
+    def _commit(self, staged: Staging, *, expect: int | None, append: bool = False) -> File:
         return self._records.store.artifacts.commit_file(
             self.parent,
             self.name,
             staged,
-            tier=tier,
+            tier=self.tier,
             mode=self.making.mode,
             uid=self.making.uid,
             gid=self.making.gid,

@@ -280,11 +280,15 @@ C = TypeVar("C", bound=WorkingCopy)  # type: ignore[type-arg]
 class Copies(Generic[C]):
     """The working copies of one part of the tree, each under what names its file."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        """Call ``changed`` when a file begins or ceases to have a copy, or one is renamed."""
+    def __init__(self, changed: Callable[[], None], check: Callable[[], None]) -> None:
+        """Call ``changed`` when a file begins or ceases to have a copy, or one is renamed.
+
+        ``check`` raises what forbids to store anything now.
+        """
         self.lock = threading.Lock()
         self._by_key: dict[Hashable, C] = {}
         self._changed = changed
+        self.check = check
 
     def __bool__(self) -> bool:
         return bool(self._by_key)
@@ -403,6 +407,8 @@ class WriteHandle(Generic[C]):
 
     def flush(self, held: Callable[[], bool] = never) -> bytes | None:
         """Store what is not stored yet."""
+        if self.copy.dirty:
+            self._copies.check()
         return self.copy.flush(held)
 
     def release(self) -> None:

@@ -31,6 +31,7 @@ if TYPE_CHECKING:
     from kvstate.store import Store
     from kvstatefs.artifact_records import Version
     from kvstatefs.nodes import Handle, Node
+    from kvstatefs.presence import Presence
 
 __all__ = ["Files"]
 
@@ -40,10 +41,10 @@ _INODES_KEPT: Final = 65_536
 class Files(PlainView):
     """The artifacts, and the files that are not stored yet."""
 
-    def __init__(self, store: Store, version: Version) -> None:
+    def __init__(self, store: Store, version: Version, presence: Presence) -> None:
         self.store = store
         self.records = ArtifactRecords(store, version)
-        self.copies: Copies[ArtifactCopy] = Copies(version.touch)
+        self.copies: Copies[ArtifactCopy] = Copies(version.touch, presence.check)
         self._unstored: WeakValueDictionary[int, ArtifactCopy] = WeakValueDictionary()
         self._numbers = itertools.count(1)
 

@@ -82,7 +82,7 @@ class FolderView(PlainView):
                 return node
         elif node is not None:
             copy = self._copies.find((identity, name), node.id)
-            if copy is not None and copy.visible_in(self.tier):
+            if copy is not None and copy.visible_in(self.tier, node):
                 return copy
             if self.tier in {None, node.tier}:
                 self._records.remember(node, version)
@@ -153,8 +153,8 @@ class FolderView(PlainView):
         entries = {}
         for node in nodes:
             copy = None if isinstance(node, Folder) else self._copies.find(node.id)
-            if copy is not None:
-                if copy.visible_in(self.tier):
+            if copy is not None and isinstance(node, File):
+                if copy.visible_in(self.tier, node):
                     entries[node.name] = self._listed_copy(copy)
             elif isinstance(node, Folder):
                 if self._shows(node):
@@ -202,7 +202,7 @@ class FolderView(PlainView):
             refuse(errno.EISDIR)
         place = (folder.id, name)
         there = self._copies.find(place, node.id if node else None)
-        visible = there.visible_in(self.tier) if there else node and self._is_here(node)
+        visible = there.visible_in(self.tier, node) if there else node and self._is_here(node)
         if visible and flags & os.O_EXCL:
             refuse(errno.EEXIST)
         if visible and node is not None and flags & os.O_ACCMODE == os.O_RDONLY:
@@ -217,9 +217,7 @@ class FolderView(PlainView):
             fresh=not visible,
         )
         if not made and not visible and self.tier is not None:
-            with copy.lock:
-                copy.empty()
-                copy.tier = self.tier
+            copy.begin_in(self.tier)
         elif not made and flags & os.O_EXCL:
             self._copies.let_go(copy)
             refuse(errno.EEXIST)
@@ -428,13 +426,14 @@ class FolderView(PlainView):
         target: File | None,
     ) -> None:
         """Give a file another name before it is stored; over another, it replaces it when it is."""
+        if target_view.tier is not None:
+            source.tier = target_view.tier
         pending = self._copies.find(place)
         if pending is source:
             return
         if pending is not None:
             self._copies.unlink(pending)
         source.parent, source.name = place
-        source.tier = target_view.tier
         source.base = target
         source.replaces = target is not None
         source.appended = False

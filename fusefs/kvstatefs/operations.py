@@ -177,10 +177,14 @@ class Operations:
 
     def read(self, number: int, offset: int, size: int) -> bytes:
         """Read from an open file."""
-        handle = self._open[number].handle
+        opened = self._open[number]
+        handle = opened.handle
         if handle.slow:
             self._step_aside()
-        return handle.read(offset, size)
+        data = handle.read(offset, size)
+        if len(data) < size and opened.grant.seen is not None:
+            self.cache.ended(opened.grant.seen, handle.content)
+        return data
 
     def write(self, number: int, offset: int, data: bytes) -> int:
         """Write to an open file's working copy."""
@@ -227,7 +231,7 @@ class Operations:
             return False
         del self._open[number]
         if opened.grant.seen is not None:
-            opened.grant.seen.holders -= 1
+            self.cache.closed(opened.grant.seen)
         return True
 
     # Changing

@@ -17,7 +17,7 @@ from kvstatefs.handles import ReadingHandle
 if TYPE_CHECKING:
     from kvstate.blob_reader import BlobReader
     from kvstate.nodes import File
-    from kvstatefs.artifact_records import ArtifactRecords
+    from kvstatefs.artifact_records import ArtifactRecords, Opened
     from kvstatefs.nodes import Attributes
 
 __all__ = ["ReadHandle"]
@@ -44,7 +44,7 @@ class ReadHandle(ReadingHandle):
         self._unstored = unstored
         self._lock = threading.Lock()
         self._seen = records.version()
-        self._reader: BlobReader | None = None
+        self._opened: Opened | None = None
         self.record = file
         if file is not None:
             self._pin(file)
@@ -52,7 +52,7 @@ class ReadHandle(ReadingHandle):
     def _pin(self, file: File) -> None:
         while True:
             try:
-                self._reader = self._records.readers.take(file.blob)
+                self._opened = self._records.readers.take(file.blob)
                 break
             except NotFound:
                 newer = self._records.fetch(file.id)
@@ -65,11 +65,11 @@ class ReadHandle(ReadingHandle):
 
     def read(self, offset: int, size: int) -> bytes:
         """Read what is pinned; at its end, look whether the file has grown."""
-        reader = self._reader
-        data = b"" if reader is None else reader.pread(offset, size)
+        opened = self._opened
+        data = b"" if opened is None else opened.reader.pread(offset, size)
         if len(data) < size and self._grew():
-            assert self._reader is not None
-            data += self._reader.pread(offset + len(data), size - len(data))
+            assert self._opened is not None
+            data += self._opened.reader.pread(offset + len(data), size - len(data))
         return data
 
     def _grew(self) -> bool:
@@ -94,7 +94,7 @@ class ReadHandle(ReadingHandle):
 
     def file(self) -> BlobReader | None:
         """Give the reader of the pinned content when it lies in a file as it is."""
-        reader = self._reader
+        reader = None if self._opened is None else self._opened.reader
         return reader if reader is not None and reader.fd >= 0 and reader.frames is None else None
 
     def attributes(self) -> Attributes:

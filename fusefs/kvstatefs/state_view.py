@@ -25,6 +25,7 @@ if TYPE_CHECKING:
     from kvstate.store import Store
     from kvstatefs.artifact_records import Version
     from kvstatefs.nodes import Handle, Node
+    from kvstatefs.presence import Presence
 
 __all__ = ["TOP", "StateView"]
 
@@ -42,9 +43,9 @@ _FILE_MODE: Final = stat.S_IFREG | 0o644
 class StateView(PlainView):
     """The namespaces and their keys."""
 
-    def __init__(self, store: Store, version: Version) -> None:
+    def __init__(self, store: Store, version: Version, presence: Presence) -> None:
         self.keys = Keys(store)
-        self.copies: Copies[KeyCopy] = Copies(version.touch)
+        self.copies: Copies[KeyCopy] = Copies(version.touch, presence.check)
         self._store = store
         self._uid, self._gid = os.getuid(), os.getgid()
         self._began_ns = store.clock.now_ns()

@@ -46,6 +46,7 @@ from kvstatefs.nodes import (
     tag_of,
 )
 from kvstatefs.operation_counts import OperationCounts
+from kvstatefs.presence import Presence
 from kvstatefs.state_view import TOP, StateView
 from kvstatefs.trash_view import TRASH, TrashView
 
@@ -73,8 +74,9 @@ class Tree:
 
         But for what is not ``lasting`` (`Attributes`): that may change at any time.
         """
-        self.files = Files(store, self.version)
-        self.state = StateView(store, self.version)
+        self._presence = Presence(store)
+        self.files = Files(store, self.version, self._presence)
+        self.state = StateView(store, self.version, self._presence)
         tiers = {HOT: 0, WARM: 1, COLD: 2, ALL: None}
         self._folders: dict[int | str, FolderView] = {
             tag: FolderView(self.files, tag, tier) for tag, tier in tiers.items()
@@ -109,6 +111,7 @@ class Tree:
     def _changing(self, node: Node) -> View:
         if self.read_only:
             refuse(errno.EROFS)
+        self._presence.check()
         return self._view(node)
 
     # Looking
@@ -151,9 +154,8 @@ class Tree:
 
     def open(self, node: Node, flags: int) -> Handle:
         """Open a file, with the flags that the system call takes."""
-        if flags & _WRITING and self.read_only:
-            refuse(errno.EROFS)
-        return self._view(node).open(node, flags)
+        view = self._changing(node) if flags & _WRITING else self._view(node)
+        return view.open(node, flags)
 
     def open_written(self, node: Node) -> Handle | None:
         """Open what is being written for reading, for the one who writes it; None if nobody does.
