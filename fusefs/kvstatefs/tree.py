@@ -118,7 +118,7 @@ class Tree:
 
     def lookup(self, parent: Node, name: str) -> Attributes:
         """Give what has this name in this folder."""
-        if parent == ROOT:
+        if tag_of(parent) == CONTROL:
             child = self._control.child(parent, name)
             if child is not None:
                 return self.getattr(child)
