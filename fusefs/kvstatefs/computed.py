@@ -11,7 +11,7 @@ import os
 import stat
 import threading
 import time
-from typing import TYPE_CHECKING, Final, NoReturn
+from typing import TYPE_CHECKING, Final, NamedTuple, NoReturn
 
 from kvstate.names import NAME_BYTES_MAX
 from kvstatefs.attributes import user_attribute
@@ -22,6 +22,7 @@ from kvstatefs.views import PlainView
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kvstate.clock import Clock
     from kvstatefs.nodes import Attributes, Changes, Node
 
 __all__ = [
@@ -41,33 +42,46 @@ _WRITE_BITS: Final = 0o222
 _FRESH_SECONDS: Final = 1.0
 
 
+class Made(NamedTuple):
+    """A computed text, and since when it has been this one (nanoseconds since 1970 UTC)."""
+
+    text: bytes
+    since_ns: int
+
+
 class Text:
     """A computed text, made anew when it is a second old."""
 
     def __init__(
-        self, make: Callable[[], bytes], now: Callable[[], float] = time.monotonic
+        self,
+        make: Callable[[], bytes],
+        clock: Clock,
+        now: Callable[[], float] = time.monotonic,
     ) -> None:
         self._make = make
+        self._clock = clock
         self._now = now
         self._lock = threading.Lock()
-        self._text = b""
+        self._last = Made(b"", 0)
         self._made = self._told = -_FRESH_SECONDS
 
-    def told(self) -> bytes:
+    def told(self) -> Made:
         """Give the text to one who says its size to somebody."""
         with self._lock:
             now = self._now()
             if now - self._made >= _FRESH_SECONDS:
-                self._text = self._make()
+                text = self._make()
+                if text != self._last.text:
+                    self._last = Made(text, self._clock.now_ns())
                 self._made = now
             self._told = now
-            return self._text
+            return self._last
 
-    def opened(self) -> bytes:
+    def opened(self) -> Made:
         """Give the text to one who opens it: that of which the size was just told, if it was."""
         with self._lock:
             if self._now() - self._told < _FRESH_SECONDS:
-                return self._text
+                return self._last
         return self.told()
 
 

@@ -81,10 +81,10 @@ class ControlView(ComputedView):
         self._index: JournalIndex | None = None
         self._counts = counts
         self._texts: dict[Node, Text] = {
-            STATS: Text(self._stats),
-            CONFIG: Text(self._config),
-            METRICS: Text(self._metrics),
-            HEALTH: Text(lambda: health_text(health_of(store))),
+            STATS: Text(self._stats, store.clock),
+            CONFIG: Text(self._config, store.clock),
+            METRICS: Text(self._metrics, store.clock),
+            HEALTH: Text(lambda: health_text(health_of(store)), store.clock),
         }
 
     # What the files hold
@@ -127,10 +127,12 @@ class ControlView(ComputedView):
     def getattr(self, node: Node) -> Attributes:
         """Give a node's attributes."""
         if node in self._names:
-            return self._attributes(node, FOLDER_MODE, 0, links=2)
+            folder = self._attributes(node, FOLDER_MODE, 0, self._started_ns)
+            return folder._replace(links=2, lasting=True)
         if node == JOURNAL:
             return self._of_journal(self._journal().size())
-        return self._attributes(node, FILE_MODE, len(self._text(node).told()), lasting=False)
+        made = self._text(node).told()
+        return self._attributes(node, FILE_MODE, len(made.text), made.since_ns)
 
     def _text(self, node: Node) -> Text:
         text = self._texts.get(node)
@@ -139,23 +141,12 @@ class ControlView(ComputedView):
         return text
 
     def _of_journal(self, size: int) -> Attributes:
-        return self._attributes(JOURNAL, _JOURNAL_MODE, size, lasting=False)
+        return self._attributes(JOURNAL, _JOURNAL_MODE, size, self._store.clock.now_ns())
 
-    def _attributes(
-        self, node: Node, mode: int, size: int, *, links: int = 1, lasting: bool = True
-    ) -> Attributes:
-        now_ns = self._started_ns if lasting else self._store.clock.now_ns()
-        times = (now_ns, now_ns, now_ns)
+    def _attributes(self, node: Node, mode: int, size: int, at_ns: int) -> Attributes:
+        times = (at_ns, at_ns, at_ns)
         return Attributes(
-            node,
-            inode_of(node),
-            mode,
-            size,
-            self._uid,
-            self._gid,
-            *times,
-            links=links,
-            lasting=lasting,
+            node, inode_of(node), mode, size, self._uid, self._gid, *times, lasting=False
         )
 
     def listing(self, node: Node) -> Listing:
@@ -176,9 +167,9 @@ class ControlView(ComputedView):
         if node == JOURNAL:
             self._index = self._journal().current()
             return JournalHandle(self._index, self._journal, self._of_journal)
-        text = self._text(node).opened()
-        attributes = self._attributes(node, FILE_MODE, len(text), lasting=False)
-        return ComputedHandle(text, attributes)
+        made = self._text(node).opened()
+        attributes = self._attributes(node, FILE_MODE, len(made.text), made.since_ns)
+        return ComputedHandle(made.text, attributes)
 
 
 def _mode(node: Node) -> int:
