@@ -300,6 +300,8 @@ class Artifacts(ArtifactReading):
         append: bool = False,
         replace: bool = True,
         expect: int | None = None,
+        identity: int | None = None,
+        evict: bool = False,
         modified_ns: int | None = None,
     ) -> File:
         """Store staged content under a name in a folder: the mount's way in.
@@ -307,7 +309,9 @@ class Artifacts(ArtifactReading):
         What is there keeps its identity and attributes, and moves to ``tier``; with None it stays
         in its tier, and what is new goes where it was staged. ``append`` says that
         the old content is a prefix of the new. With ``expect`` only the artifact of this identity
-        is written to, wherever it was renamed to (`NotFound` when it is gone).
+        is written to, wherever it was renamed to (`NotFound` when it is gone). A new one gets
+        ``identity``, which `Identities` gave; with ``evict`` it is a new one, and what had the name
+        goes, as if another were renamed over it.
         """
         policy = self._catalog.policies.ruling().policy
         if policy.tenants or policy.common.sha256:
@@ -322,9 +326,11 @@ class Artifacts(ArtifactReading):
                     raise NotFound("artifact", name)
                 parent, own_name = node.parent, node.name
             there = self._catalog.lookup(parent, own_name, change.tx) if tier is None else None
-            where = there.tier if isinstance(there, File) else counted
+            where = there.tier if isinstance(there, File) and not evict else counted
             if where != counted:
                 self._blobs.shift(change, blob, {counted: -1, where: 1})
+            if evict:
+                self._catalog.evict(change, parent, own_name)
             return self._write(
                 change,
                 parent,
@@ -337,6 +343,7 @@ class Artifacts(ArtifactReading):
                 gid=gid,
                 append=append,
                 replace=replace,
+                identity=identity,
                 modified_ns=modified_ns,
             )
 
@@ -357,6 +364,7 @@ class Artifacts(ArtifactReading):
         gid: int | None = None,
         append: bool = False,
         replace: bool = True,
+        identity: int | None = None,
         modified_ns: int | None = None,
         why: str = "",
     ) -> File:
@@ -370,7 +378,7 @@ class Artifacts(ArtifactReading):
         now = change.at_ns
         if old is None:
             file = File(
-                id=change.new_id(),
+                id=identity or change.new_id(),
                 parent=parent,
                 name=name,
                 tier=tier,

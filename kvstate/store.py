@@ -30,6 +30,7 @@ from kvstate.engine.lmdb import LmdbEngine
 from kvstate.engine.memory import MemoryEngine
 from kvstate.errors import Damaged, Incompatible, InvalidValue, NotFound
 from kvstate.expiry import Expiry
+from kvstate.identities import Identities
 from kvstate.journal import Journal, chosen
 from kvstate.keyspace import meta_key
 from kvstate.lifecycle import Lifecycle
@@ -107,6 +108,7 @@ class Store:
         policies = Policies(engine, settings.policy())
         self.catalog = Catalog(engine, self._journal, self.blobs, policies, len(TIERS))
         self.moving = Moving(engine, self._journal, self.catalog, self.blobs)
+        self.identities = Identities(engine, clock)
         self.reads = Reads(self.catalog, clock, read_only=read_only)
         self.artifacts = Artifacts(
             self.catalog, self.moving, self.blobs, self._journal, self.reads, engine, clock

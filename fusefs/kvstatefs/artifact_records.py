@@ -91,8 +91,6 @@ class ArtifactRecords:
         self.version = version
         self.readers = Readers(store.blobs)
         self.inline_bytes_max = store.settings.inline_bytes_max
-        self.inodes: dict[int, int] = {}
-        """Inode numbers that differ from the identity: of files that this mount made."""
         # Swapped whole: a thread that is late writes to a memory of the past.
         self._memory: tuple[int, dict[int, File]] = (-1, {})
 
@@ -123,7 +121,7 @@ class ArtifactRecords:
         """Give an artifact's attributes as they are stored."""
         return Attributes(
             file.id,
-            self.inodes.get(file.id, file.id),
+            file.id,
             file.mode,
             file.size,
             file.uid,

@@ -321,11 +321,17 @@ class Copies(Generic[C]):
             copy.writers += 1
             return copy, made
 
+    def join(self, copy: C) -> C:
+        """Let one more write to a working copy; ENOENT when its last writer has just gone."""
+        with self.lock:
+            if not copy.writers:
+                refuse(errno.ENOENT)
+            copy.writers += 1
+        return copy
+
     def reading(self, copy: C) -> WrittenHandle[C]:
         """Give a reader of the working copy, which stays as long as it is open."""
-        with self.lock:
-            copy.writers += 1
-        return WrittenHandle(self, copy)
+        return WrittenHandle(self, self.join(copy))
 
     def let_go(self, copy: C) -> None:
         """Take one writer away; without writers a working copy is dropped."""

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import stat
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -15,14 +14,11 @@ from kvstatefs.artifact_records import ArtifactRecords
 from kvstatefs.attributes import computed_of_file, user_attribute
 from kvstatefs.copies import Copies, WriteHandle
 from kvstatefs.nodes import (
-    PENDING,
     Attributes,
     Caller,
     Changes,
     identity_of,
-    node_number,
     refuse,
-    tag_of,
 )
 from kvstatefs.reading import ReadHandle
 from kvstatefs.views import PlainView
@@ -35,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Files"]
 
-_INODES_KEPT: Final = 65_536
+_BECAME_KEPT: Final = 4096
 
 
 class Files(PlainView):
@@ -46,7 +42,8 @@ class Files(PlainView):
         self.records = ArtifactRecords(store, version)
         self.copies: Copies[ArtifactCopy] = Copies(version.touch, presence.check)
         self._unstored: WeakValueDictionary[int, ArtifactCopy] = WeakValueDictionary()
-        self._numbers = itertools.count(1)
+        self._became: dict[int, int] = {}
+        """The identities under which files were stored, where another process was first."""
 
     # Working copies
 
@@ -69,26 +66,32 @@ class Files(PlainView):
             self.store.catalog.guard("writing", base.name, base)
 
         def make() -> ArtifactCopy:
-            number = next(self._numbers)
-            making = Making(number, mode, caller or Caller(0, 0))
+            identity = self.store.identities.take() if base is None else base.id
+            making = Making(mode, caller or Caller(0, 0))
             copy = ArtifactCopy(
-                self.records, place, base, making, tier=tier, fresh=fresh, stored=self._adopt
+                self.records,
+                place,
+                identity,
+                base,
+                making,
+                tier=tier,
+                fresh=fresh,
+                stored=self._adopt,
             )
-            self._unstored[number] = copy
+            if base is None:
+                self._unstored[identity] = copy
             return copy
 
         keys = (place,) if base is None else (place, base.id)
         return self.copies.share(keys, make)
 
     def _adopt(self, copy: ArtifactCopy, file: File) -> None:
-        """Let a working copy belong to its first record, and keep the inode number it had."""
-        inodes = self.records.inodes
-        while len(inodes) >= _INODES_KEPT:
-            oldest = next(iter(inodes))
-            shown = inodes.pop(oldest)
-            if self.copies.find(oldest) is not None:
-                inodes[oldest] = shown
-        inodes[file.id] = node_number(PENDING, copy.making.number)
+        """Let a working copy belong to its first record; another process may have made that."""
+        if file.id != copy.identity:
+            while len(self._became) >= _BECAME_KEPT:
+                self._became.pop(next(iter(self._became)), None)
+            self._became[copy.identity] = file.id
+            copy.identity = file.id
         if not copy.unlinked:
             self.copies.rekey(copy, file.id)
 
@@ -106,14 +109,12 @@ class Files(PlainView):
     def _file(self, node: Node) -> File | ArtifactCopy:
         """Give the record behind a node, or the working copy when there is no record yet."""
         identity = identity_of(node)
-        if tag_of(node) == PENDING:
-            copy = self._unstored.get(identity)
-            if copy is None:
-                refuse(errno.ENOENT)
-            if copy.base is None:
-                return copy
-            identity = copy.base.id
         file = self.records.fetch(identity)
+        if file is None:
+            copy = self._unstored.get(identity)
+            if copy is not None and copy.base is None:
+                return copy
+            file = self.records.fetch(self._became.get(identity, identity))
         if file is None:
             refuse(errno.ENOENT)
         return file
@@ -124,9 +125,12 @@ class Files(PlainView):
     def stored(self, node: Node) -> Attributes:
         """Give the attributes of what is stored, whatever is being written."""
         file = self._file(node)
-        if isinstance(file, ArtifactCopy):
+        if not isinstance(file, ArtifactCopy):
+            return self.records.attributes(file)
+        if file.shadows is None:
             refuse(errno.ENOENT)
-        return self.records.attributes(file)
+        found = self.records.attributes(file.shadows)
+        return found._replace(node=file.identity, inode=file.identity)
 
     def open_written(self, node: Node) -> Handle | None:
         """Open the working copy for reading; None when nobody writes the file."""
@@ -164,8 +168,8 @@ class Files(PlainView):
         reads = flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC
         if isinstance(file, ArtifactCopy):
             if reads:
-                return ReadHandle(self.records, None, file)
-            copy, _ = self.share((file.parent, file.name), None, fresh=True)
+                return ReadHandle(self.records, file.shadows, file)
+            copy = self.copies.join(file)
         else:
             if reads:
                 self.store.reads.note(file)

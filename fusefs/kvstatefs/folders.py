@@ -15,9 +15,10 @@ import errno
 import os
 import stat
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from kvstate.errors import Exists
+from kvstate.errors import Exists, NotFound
 from kvstate.keyspace import ROOT_ID
 from kvstate.names import NAME_BYTES_MAX, check_segment
 from kvstate.nodes import File, Folder
@@ -152,7 +153,7 @@ class FolderView(PlainView):
         last = nodes[-1].name if len(nodes) == _PAGE else None
         entries = {}
         for node in nodes:
-            copy = None if isinstance(node, Folder) else self._copies.find(node.id)
+            copy = self._copies.find((folder_id, node.name), node.id)
             if copy is not None and isinstance(node, File):
                 if copy.visible_in(self.tier, node):
                     entries[node.name] = self._listed_copy(copy)
@@ -292,8 +293,9 @@ class FolderView(PlainView):
             self._remove(node)
             return
         with node.lock:
-            if node.base is not None:
-                self._remove(self._records.fetch(node.base.id) or node.base)
+            stored = node.base or node.shadows
+            if stored is not None:
+                self._remove(self._records.fetch(stored.id) or stored)
             self._copies.unlink(node)
 
     def _remove(self, file: File) -> None:
@@ -361,7 +363,7 @@ class FolderView(PlainView):
             self._move_file(source, target_view, place, target)
             return
         with source.lock:
-            if source.base is not None and not source.replaces:
+            if source.base is not None:
                 base = self._records.fetch(source.base.id) or source.base
                 self._move_file(base, target_view, place, target)
                 source.parent, source.name = place
@@ -428,16 +430,19 @@ class FolderView(PlainView):
         """Give a file another name before it is stored; over another, it replaces it when it is."""
         if target_view.tier is not None:
             source.tier = target_view.tier
-        pending = self._copies.find(place)
-        if pending is source:
+        if self._copies.find(place) is source:
             return
-        if pending is not None:
-            self._copies.unlink(pending)
+        if target is not None:
+            self._catalog.guard("replacing", target.name, target)
+            written = self._copies.find(target.id)
+            if written is not None:
+                self._copies.unlink(written)
+        if source.shadows is not None:
+            with suppress(NotFound):  # it was replaced, and what replaced it goes on
+                self._remove(source.shadows)
         source.parent, source.name = place
-        source.base = target
-        source.replaces = target is not None
-        source.appended = False
-        self._copies.rekey(source, place if target is None else target.id)
+        source.shadows = target
+        self._copies.rekey(source, place)
 
     # Attributes
 

@@ -26,7 +26,6 @@ __all__ = [
     "CONTROL",
     "FILE",
     "HOT",
-    "PENDING",
     "RENAME_EXCHANGE",
     "RENAME_NOREPLACE",
     "ROOT",
@@ -50,11 +49,9 @@ __all__ = [
 Node: TypeAlias = int | tuple[str, ...]
 
 FILE: Final = 0
-"""An artifact, by its identity."""
+"""An artifact, by its identity, which it has before it is stored."""
 HOT, WARM, COLD, ALL = 1, 2, 3, 4
 """A folder as `hot/`, `warm/`, `cold/` and `all/` show it."""
-PENDING: Final = 5
-"""A file that was made but is not stored yet."""
 CONTROL: Final = 8
 """The root and what is below `.kvstate/`."""
 STATE: Final = "state"

@@ -32,7 +32,6 @@ from kvstatefs.nodes import (
     CONTROL,
     FILE,
     HOT,
-    PENDING,
     ROOT,
     STATE,
     WARM,
@@ -94,7 +93,6 @@ class Tree:
         self._views: dict[int | str, View] = {
             **self._folders,
             FILE: self.files,
-            PENDING: self.files,
             STATE: self.state,
             CONTROL: control,
             HISTORY: HistoryView(store, self.state),

@@ -57,6 +57,7 @@ LAYERS = (
         "kvstate.records",
         "kvstate.places",
         "kvstate.chain",
+        "kvstate.identities",
         "kvstate.journal",
         "kvstate.config",
         "kvstate.config_text",
