@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING
 
 from kvstate.codec import encode
 from kvstate.errors import Conflict, Exists, Held, InvalidName, InvalidValue, NotFound
-from kvstate.filing import Filing, as_file
+from kvstate.filing import as_file
 from kvstate.folders import FILE_DEPTH
 from kvstate.keyspace import (
     after_prefix,
@@ -24,6 +24,7 @@ from kvstate.keyspace import (
 from kvstate.names import check_segment
 from kvstate.nodes import Failure, File, Folder, Node, described, unpack
 from kvstate.tally import Tally
+from kvstate.trashing import Trashing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable, Iterator
@@ -37,7 +38,7 @@ _RETRY_NS = 60 * 10**9
 _RETRY_NS_MAX = 86400 * 10**9
 
 
-class Catalog(Filing):
+class Catalog(Trashing):
     """The folders and artifacts of a store."""
 
     # Renaming

@@ -322,6 +322,16 @@ class Journal:
         page = self._engine.scan(_FIRST, _LAST, limit=1)
         return parse_journal(page[0][0])[0] if page else 0
 
+    def size(self) -> int:
+        """Give how many bytes the journal has, as its own limit counts them."""
+
+        def run(reader: Reader) -> int:
+            for key, data in reader.scan(_FIRST, _LAST):
+                return _tip(reader)[1] - open_link(open_envelope(key, data).payload)[0]
+            return 0
+
+        return self._engine.read(run)
+
     def events(
         self, since: int = 0, limit: int | None = None, *, strict: bool = False
     ) -> Iterator[Event]:
