@@ -9,6 +9,7 @@ import mmap
 import os
 import sqlite3
 import stat
+import sys
 import tempfile
 import threading
 from pathlib import Path
@@ -183,6 +184,18 @@ class TestOpenFiles:
         (workflow / "f").write_bytes(data)
         with opened(workflow / "f") as fd, mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped:
             assert mapped[:] == data
+
+    def test_a_program_starts_that_closes_a_new_file_by_starting(self, workflow):
+        program = (
+            "import os\n"
+            f"fd = os.open({str(workflow / 'f')!r}, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)\n"
+            "os.execv('/bin/sh', ['sh', '-c', 'echo started'])"
+        )
+
+        done = run(sys.executable, "-c", program)
+
+        assert done == b"started\n"
+        assert (workflow / "f").read_bytes() == b""
 
     def test_a_temporary_file_works(self, workflow):
         with tempfile.TemporaryFile(dir=workflow) as file:
