@@ -92,7 +92,7 @@ class Supervisor:
         ``ready`` is called when the mount answers, and says whether the terminal was left.
         """
         self._when_ready = ready
-        with self._events.signals(self._stop, self._reap):
+        with self._events, self._events.signals(self._stop, self._reap):
             try:
                 self._start()
                 while self._status is None:
@@ -318,7 +318,6 @@ class Supervisor:
         self._forget_mount()
         if self._worker is not None:
             self._worker.close()
-        self._events.close()
 
     @staticmethod
     def _say(text: str) -> None:
