@@ -16,13 +16,21 @@ from pathlib import Path
 import pytest
 
 from tests.integration.mounts import MountProcess
-from tests.model.mount_operations import Chooser, Different, Pair, compare_trees, shortest
+from tests.model.mount_operations import (
+    Chooser,
+    Different,
+    Pair,
+    compare_trees,
+    shortened,
+    shortest,
+)
 
 pytestmark = pytest.mark.fuse
 
 OPERATIONS = int(os.environ.get("KVSTATE_MOUNT_OPERATIONS", "2500"))
 SEED = int(os.environ.get("KVSTATE_MOUNT_SEED", "1"))
 COMPARED_EVERY = 500
+ALL_CLOSED = ("all closed",)
 MEMORY = Path("/dev/shm")
 ROOM_BYTES = 1 << 30
 
@@ -88,7 +96,7 @@ def walk(pair, chance, steps, done):
         if number % COMPARED_EVERY == 0 or number == steps:
             pair.close()
             compare_trees(pair.mine.root, pair.theirs.root)
-            done.append(("all closed",))
+            done.append(ALL_CLOSED)
 
 
 @pytest.mark.timeout(180 + OPERATIONS // 20)
@@ -100,16 +108,16 @@ def test_every_result_is_that_of_a_tmpfs(process, adapter, numbers):
         try:
             walk(pair, chance, min(5000, OPERATIONS - start), done)
         except Different as found:
-            done = [operation for operation in done if operation != ("all closed",)]
-            few = shortest(
-                lambda some: (
-                    difference(fresh_pair(process, adapter, f"cut-{next(numbers)}"), some)
-                    is not None
-                ),
-                done,
-            )
-            lines = "\n".join(map(repr, few))
-            pytest.fail(f"seed {SEED}, operation {start + len(done)}: {found}\n\n{lines}")
+
+            def fails(some):
+                fresh = fresh_pair(process, adapter, f"cut-{next(numbers)}")
+                return difference(fresh, some) is not None
+
+            operations = [operation for operation in done if operation != ALL_CLOSED]
+            few = shortest(fails, operations)
+            again = "these do it again:" if fails(few) else "it took its time, the last were:"
+            lines = "\n".join(map(shortened, few[-60:]))
+            pytest.fail(f"seed {SEED}, operation {start + len(done)}: {found}\n\n{again}\n{lines}")
         finally:
             pair.close()
     assert "Traceback" not in process.log()
