@@ -48,7 +48,11 @@ FLAGS = (
 
 
 class Different(AssertionError):
-    """The two sides do not agree."""
+    """The two sides do not agree: about what, and what each says."""
+
+    def __init__(self, what, mine, theirs) -> None:
+        self.kind = what[0] if isinstance(what, tuple) else what.partition(" ")[0]
+        super().__init__(f"{what}:\n  mount: {shortened(mine)}\n  other: {shortened(theirs)}")
 
 
 class timespec(ctypes.Structure):  # noqa: N801  (its name in C)
@@ -351,9 +355,7 @@ class Pair:
         theirs = self._theirs(operation)
         agree = getattr(self, f"agree_{name}", self._agree)
         if not agree(operation, mine, theirs, before):
-            raise Different(
-                f"{operation}:\n  mount: {shortened(mine)}\n  other: {shortened(theirs)}"
-            )
+            raise Different(operation, mine, theirs)
         self._after(operation, theirs, before)
         return theirs
 
@@ -386,14 +388,14 @@ class Pair:
     def _refused(self, operation):
         """Give the errno that this adapter may answer for what it does not have."""
         if self.adapter != "fusepy":
-            return (
-                "EINVAL" if operation[0] == "rename" and operation[3] == EXCHANGE else None
-            )  # XXX
+            return "EINVAL" if operation[0] == "rename" and operation[3] == EXCHANGE else None
         name, *arguments = operation
         if name == "rename" and arguments[2]:
             return "EINVAL"  # libfuse 2 knows no flags
         if name == "fallocate":
             return "ENOTSUP"
+        if name == "ftruncate" and os.fstat(self.theirs.fds[arguments[0]]).st_nlink == 0:
+            return "ESTALE"  # libfuse's path API: a file without a name
         if name == "map_write" or (name == "map_read" and arguments[1]):
             return "ENODEV"  # pages belong to a name, not to a content
         if name == "seek" and arguments[2] in {os.SEEK_DATA, os.SEEK_HOLE}:
@@ -614,14 +616,12 @@ def compare_trees(mine, theirs):
     """See that two trees are the same to the last byte and attribute; give how many names."""
     names = sorted(_tree(theirs))
     if (found := sorted(_tree(mine))) != names:
-        raise Different(f"names: {sorted(set(found) ^ set(names))} are on one side only")
+        raise Different("names of the tree", set(found) - set(names), set(names) - set(found))
     for name in names:
         for what in ("stat", "xattrs", "content"):
             ours, other = (_looked_at(os.path.join(root, name), what) for root in (mine, theirs))  # noqa: PTH118
             if ours != other:
-                raise Different(
-                    f"{what} of {name}:\n  mount: {shortened(ours)}\n  other: {shortened(other)}"
-                )
+                raise Different(f"{what} of {name}", ours, other)
     return len(names)
 
 
