@@ -99,6 +99,17 @@ def walk(pair, chance, steps, done):
             done.append(ALL_CLOSED)
 
 
+def few_that_show(found, play_fresh, operations):
+    """Cut a run down to the operations that show the same difference; give them as text."""
+
+    def fails(some):
+        return getattr(play_fresh(some), "kind", None) == found.kind
+
+    few = shortest(fails, operations)
+    again = "these do it again:" if fails(few) else "it took its time, the last were:"
+    return "\n".join([again, *map(shortened, few[-60:])])
+
+
 @pytest.mark.timeout(180 + OPERATIONS // 20)
 def test_every_result_is_that_of_a_tmpfs(process, adapter, numbers):
     chance = random.Random(SEED)
@@ -108,17 +119,13 @@ def test_every_result_is_that_of_a_tmpfs(process, adapter, numbers):
         try:
             walk(pair, chance, min(5000, OPERATIONS - start), done)
         except Different as found:
-            kind = found.kind
+            played = [operation for operation in done if operation != ALL_CLOSED]
 
-            def fails(some):
-                fresh = fresh_pair(process, adapter, f"cut-{next(numbers)}")
-                return getattr(difference(fresh, some), "kind", None) == kind
+            def play_fresh(some):
+                return difference(fresh_pair(process, adapter, f"cut-{next(numbers)}"), some)
 
-            operations = [operation for operation in done if operation != ALL_CLOSED]
-            few = shortest(fails, operations)
-            again = "these do it again:" if fails(few) else "it took its time, the last were:"
-            lines = "\n".join(map(shortened, few[-60:]))
-            pytest.fail(f"seed {SEED}, operation {start + len(done)}: {found}\n\n{again}\n{lines}")
+            few = few_that_show(found, play_fresh, played)
+            pytest.fail(f"seed {SEED}, operation {start + len(played)}: {found}\n\n{few}")
         finally:
             pair.close()
     assert "Traceback" not in process.log()
