@@ -293,24 +293,30 @@ class Artifacts(ArtifactReading):
         name: str,
         staging: Staging,
         *,
-        tier: int,
+        tier: int | None = None,
         mode: int = 0o644,
         uid: int | None = None,
         gid: int | None = None,
         append: bool = False,
         replace: bool = True,
         expect: int | None = None,
+        identity: int | None = None,
+        evict: bool = False,
         modified_ns: int | None = None,
     ) -> File:
         """Store staged content under a name in a folder: the mount's way in.
 
-        What is there keeps its identity and attributes, and moves to ``tier``. ``append`` says that
+        What is there keeps its identity and attributes, and moves to ``tier``; with None it stays
+        in its tier, and what is new goes where it was staged. ``append`` says that
         the old content is a prefix of the new. With ``expect`` only the artifact of this identity
-        is written to, wherever it was renamed to (`NotFound` when it is gone).
+        is written to, wherever it was renamed to (`NotFound` when it is gone). A new one gets
+        ``identity``, which `Identities` gave; with ``evict`` it is a new one, and what had the name
+        goes, as if another were renamed over it.
         """
         policy = self._catalog.policies.ruling().policy
         if policy.tenants or policy.common.sha256:
             staging.proven = policy.section(self._catalog.path(parent_id)).sha256
+        counted = self._blobs.places.index(staging.place) if tier is None else tier
 
         def run(change: Change, content: SealedContent, blob: bytes) -> File:
             parent, own_name = parent_id, name
@@ -319,22 +325,29 @@ class Artifacts(ArtifactReading):
                 if node is None:
                     raise NotFound("artifact", name)
                 parent, own_name = node.parent, node.name
+            there = self._catalog.lookup(parent, own_name, change.tx) if tier is None else None
+            where = there.tier if isinstance(there, File) and not evict else counted
+            if where != counted:
+                self._blobs.shift(change, blob, {counted: -1, where: 1})
+            if evict:
+                self._catalog.evict(change, parent, own_name)
             return self._write(
                 change,
                 parent,
                 own_name,
                 content,
                 blob,
-                tier,
+                where,
                 mode=mode,
                 uid=uid,
                 gid=gid,
                 append=append,
                 replace=replace,
+                identity=identity,
                 modified_ns=modified_ns,
             )
 
-        return self._blobs.commit(self._journal, staging, tier, run)
+        return self._blobs.commit(self._journal, staging, counted, run)
 
     def _write(
         self,
@@ -351,6 +364,7 @@ class Artifacts(ArtifactReading):
         gid: int | None = None,
         append: bool = False,
         replace: bool = True,
+        identity: int | None = None,
         modified_ns: int | None = None,
         why: str = "",
     ) -> File:
@@ -364,7 +378,7 @@ class Artifacts(ArtifactReading):
         now = change.at_ns
         if old is None:
             file = File(
-                id=change.new_id(),
+                id=identity or change.new_id(),
                 parent=parent,
                 name=name,
                 tier=tier,

@@ -117,7 +117,11 @@ class Blobs(BlobReading):
         *,
         references: int = 1,
     ) -> T:
-        """Store several contents, and run the function with their blobs, in one transaction."""
+        """Store several contents, and run the function with their blobs, in one transaction.
+
+        ``tier`` is that of their users. A file lies where its staging is, whatever that is: what
+        lies elsewhere than its users want is noted, and moved by the next lifecycle run.
+        """
         self.places[0].free_floor_check()
         contents = [staging.seal() for staging in stagings]
         point("sealed")
@@ -127,11 +131,12 @@ class Blobs(BlobReading):
             for content, staging in zip(contents, stagings, strict=True)
         ]
         _equal_among(contents, stagings, equals)
+        places = [self.places.index(staging.place) for staging in stagings]
 
         def run(change: Change) -> T:
             stored = [
-                (content, self._adopt(change, content, tier, equal, references, damaged))
-                for content, equal in zip(contents, equals, strict=True)
+                (content, self._adopt(change, content, tier, place, equal, references, damaged))
+                for content, place, equal in zip(contents, places, equals, strict=True)
             ]
             return function(change, stored)
 
@@ -149,16 +154,21 @@ class Blobs(BlobReading):
         self,
         journal: Journal,
         stagings: Sequence[Staging],
-        contents: Sequence[Content],
+        contents: list[Content],
         equals: list[bytes | None],
         run: Callable[[Change], T],
     ) -> T:
-        """Publish the files that are new, and commit; after a refusal take them back."""
+        """Publish the files that are new, and commit; after a refusal take them back.
+
+        What an earlier commit published is its blob's file, or gone by now: a new blob gets a copy.
+        """
         published: list[Staging] = []
         try:
             while True:
-                for content, equal, staging in zip(contents, equals, stagings, strict=True):
-                    if content.inline is None and equal is None and staging not in published:
+                for at, (content, staging) in enumerate(zip(contents, stagings, strict=True)):
+                    if content.inline is None and equals[at] is None and staging not in published:
+                        staging.unshare()
+                        contents[at] = content._replace(blob=staging.blob)
                         published.append(staging)
                         staging.publish()
                 point("published")
@@ -194,6 +204,7 @@ class Blobs(BlobReading):
         change: Change,
         content: Content,
         tier: int,
+        place: int,
         equal: bytes | None,
         references: int,
         damaged: list[bytes],
@@ -216,7 +227,7 @@ class Blobs(BlobReading):
             change.tx.put(key, seal(key, content.inline))
             return blob
         counts = tuple(references if t == tier else 0 for t in range(len(TIERS)))
-        self.write(change, blob, Blob(FILE, content.size, content.digest, tier, 0, counts))
+        self.write(change, blob, Blob(FILE, content.size, content.digest, place, 0, counts))
         self.write_sums(change, blob, array("Q", content.checksums))
         return blob
 

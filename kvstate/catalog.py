@@ -208,6 +208,13 @@ class Catalog(Filing):
         pairs = change.tx.scan(prefix + b"\0", after_prefix(prefix))
         return any(isinstance(unpack(key, data), File) for key, data in pairs)
 
+    def evict(self, change: Change, parent_id: int, name: str) -> None:
+        """Remove the artifact that has a name, if one has, as a rename over it does."""
+        target = self.lookup(parent_id, name, change.tx)
+        if isinstance(target, File):
+            self.guard("replacing", self.path(target.id, change.tx), target)
+            self.erase_file(change, target)
+
     def _make_way(self, change: Change, node: Node, target: Node, *, replace: bool) -> None:
         if not replace:
             raise Exists("artifact", target.name)

@@ -12,7 +12,8 @@ Invariants, by the name that a `Problem` bears:
 - ``count``       a namespace's keys and bytes are what it counts
 - ``version``     a key's versions follow each other, and something says when they are too old
 - ``index``       a key has exactly the entries of its value in each index that is ready
-- ``identity``    every folder and artifact is found by its identity, and each identity leads to one
+- ``identity``    every folder and artifact is found by its identity, each identity leads to one,
+                  and those that were given ahead are of blocks that were taken
 - ``folder``      a folder's counts equal its visible children; its parent is a folder
 - ``depth``       artifacts lie below tenant/workflow/
 - ``due``         every artifact has its due index entry, and each entry its artifact
@@ -44,6 +45,7 @@ from kvstate.chain import Chain
 from kvstate.check_files import check_files
 from kvstate.codec import decode, digest, unseal
 from kvstate.errors import StateError
+from kvstate.identities import BLOCKS_KEY, block_of, open_blocks
 from kvstate.indexes import entries, key_of_entry
 from kvstate.journal import unpack_entries
 from kvstate.keyspace import (
@@ -73,6 +75,7 @@ from kvstate.repair import (
     lead,
     name_space,
     refer,
+    reserve,
     show,
     stale,
     toggle,
@@ -210,6 +213,8 @@ class Walk:
         self._fields: set[bytes] = set()
         self._spilled: dict[bytes, bytes] = {}
         self._nodes: dict[int, Node] = {}
+        self._blocks = 0
+        self._block_max = -1
         self._places: dict[int, tuple[int, str]] = {}
         self._dues: set[tuple[int, int]] = set()
         self._recents: set[tuple[int, int, int]] = set()
@@ -286,7 +291,9 @@ class Walk:
 
     def _meta(self, key: bytes, data: bytes) -> None:
         payload = open_envelope(key, data).payload
-        if key != ASSESSED:
+        if key == BLOCKS_KEY:
+            self._blocks = open_blocks(data)
+        elif key != ASSESSED:
             decode(payload)
 
     def _namespace(self, key: bytes, data: bytes) -> None:
@@ -354,6 +361,7 @@ class Walk:
     def _entry(self, key: bytes, data: bytes) -> None:
         node = unpack(key, data)
         self._nodes[node.id] = node
+        self._block_max = max(self._block_max, _block(node.id))
         if isinstance(node, File):
             self._use(node.blob, node.tier)
             if node.look_ns:
@@ -383,6 +391,7 @@ class Walk:
 
     def _trash(self, key: bytes, data: bytes) -> None:
         file = open_trashed(key, data).file
+        self._block_max = max(self._block_max, _block(file.id))
         self._use(file.blob, file.tier)
         self._trashed[2 * file.tier] += 1
         self._trashed[2 * file.tier + 1] += file.size
@@ -522,6 +531,9 @@ class Walk:
             if node is None or (node.parent, node.name) != (parent, name):
                 why = f"it leads to {name!r}, which is not it"
                 self.say("identity", f"identity {number}", why, lead(number, node))
+        if self._block_max >= self._blocks:
+            why = f"block {self._block_max} was given, {self._blocks} were taken"
+            self.say("identity", "identities", why, reserve(self._block_max + 1))
         for number in self._nodes.keys() - self._places.keys():
             node = self._nodes[number]
             why = "its identity leads nowhere"
@@ -616,3 +628,8 @@ class Walk:
                 self.say("checksums", where, str(error))
         elif parts is not None:
             self.say("checksums", where, "it has frames, and is not packed")
+
+
+def _block(identity: int) -> int:
+    block = block_of(identity)
+    return -1 if block is None else block

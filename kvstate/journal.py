@@ -42,7 +42,17 @@ if TYPE_CHECKING:
     from kvstate.records import Envelope
     from kvstate.settings import StoreSettings
 
-__all__ = ["DUE", "Change", "Event", "Journal", "Later", "Spilled", "chosen", "unpack_entries"]
+__all__ = [
+    "DUE",
+    "Change",
+    "Event",
+    "Journal",
+    "Later",
+    "Named",
+    "Spilled",
+    "chosen",
+    "unpack_entries",
+]
 
 log = logging.getLogger("kvstate")
 
@@ -85,6 +95,16 @@ class Event(NamedTuple):
     def at(self) -> datetime:
         """When it was committed, in UTC."""
         return datetime_of(self.at_ns)
+
+
+class Named(NamedTuple):
+    """What a change was about, without its values; ``to`` is the new name of what was renamed."""
+
+    revision: int
+    kind: str
+    scope: str
+    name: str
+    to: str = ""
 
 
 class Spilled(NamedTuple):
@@ -324,6 +344,25 @@ class Journal:
                         return
                     given += 1
                     yield event
+            if len(page) < _PAGE:
+                return
+            start = page[-1][0] + b"\0"
+
+    def names(self, since: int) -> Iterator[Named]:
+        """Give what each change after this revision was about, in order; `Compacted` as above."""
+        oldest = self.oldest()
+        if since + 1 < oldest:
+            raise Compacted(since + 1, oldest)
+        start = journal_key(since + 1)
+        while True:
+            page = self._engine.scan(start, _LAST, limit=_PAGE)
+            for key, data in page:
+                revision = parse_journal(key)[0]
+                for kind, scope, name, value, *_ in unpack_entries(
+                    open_envelope(key, data).payload
+                )[2]:
+                    to = self._value(value)["to"] if kind == "rename" else ""
+                    yield Named(revision, kind, scope, name, to)
             if len(page) < _PAGE:
                 return
             start = page[-1][0] + b"\0"

@@ -12,6 +12,7 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 from kvstate.codec import encode, seal
+from kvstate.identities import BLOCKS_KEY, seal_blocks
 from kvstate.keyspace import (
     after_prefix,
     entry_key,
@@ -42,6 +43,7 @@ __all__ = [
     "lead",
     "name_space",
     "refer",
+    "reserve",
     "show",
     "stale",
     "toggle",
@@ -67,6 +69,11 @@ def erase(prefix: bytes) -> Mend:
             change.tx.delete(key)
 
     return mend
+
+
+def reserve(blocks: int) -> Mend:
+    """Let so many blocks of identities be taken: none of them is given again."""
+    return lambda change: change.tx.put(BLOCKS_KEY, seal_blocks(blocks, change.at_ns))
 
 
 def lead(number: int, node: Node | None) -> Mend:

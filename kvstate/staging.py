@@ -140,7 +140,7 @@ class Staging:
                 self._memory += bytes(offset - self._size)
             self._memory[offset:end] = data
         else:
-            self._unshare()
+            self.unshare()
             self._write_file(offset, data)
         self._size = max(self._size, end)
         return len(data)
@@ -209,7 +209,7 @@ class Staging:
             del self._memory[size:]
             self._memory += bytes(max(0, size - len(self._memory)))
         else:
-            self._unshare()
+            self.unshare()
             try:
                 os.ftruncate(self._fd, size)
             except OSError as error:
@@ -256,8 +256,8 @@ class Staging:
         self._sums.update(data)
         point("staged")
 
-    def _unshare(self) -> None:
-        """Make a copy to write to: the published file is never written again."""
+    def unshare(self) -> None:
+        """Have a file of its own, under a new name: a published one is never written again."""
         if not self.published:
             return
         self.place.claim(self._size)

@@ -29,6 +29,7 @@ from kvstate.engine.lmdb import LmdbEngine
 from kvstate.engine.memory import MemoryEngine
 from kvstate.errors import Damaged, Incompatible, InvalidValue, NotFound
 from kvstate.expiry import Expiry
+from kvstate.identities import Identities
 from kvstate.journal import Journal, chosen
 from kvstate.keyspace import meta_key
 from kvstate.lifecycle import Lifecycle
@@ -56,7 +57,7 @@ if TYPE_CHECKING:
     from kvstate.check import Report
     from kvstate.clock import Clock
     from kvstate.engine import Engine
-    from kvstate.journal import Change, Event
+    from kvstate.journal import Change, Event, Named
     from kvstate.places import Place
     from kvstate.scrubbing import Scrubbed
     from kvstate.space import NamespaceSettings
@@ -103,6 +104,7 @@ class Store:
         policies = Policies(engine, settings.policy())
         self.catalog = Catalog(engine, self._journal, self.blobs, policies, len(TIERS))
         self.moving = Moving(engine, self._journal, self.catalog, self.blobs)
+        self.identities = Identities(engine, clock)
         self.reads = Reads(self.catalog, clock, read_only=read_only)
         self.artifacts = Artifacts(
             self.catalog, self.moving, self.blobs, self._journal, self.reads, engine, clock
@@ -215,6 +217,13 @@ class Store:
         ``newest`` so many, if that is. `Compacted` as for `journal`.
         """
         return audited(self, since, limit, tenant=tenant, artifact=artifact, newest=newest)
+
+    def changed_names(self, since: int) -> Iterator[Named]:
+        """Give what each change after a revision was about, oldest first, without its values.
+
+        `Compacted` when some of them were trimmed.
+        """
+        return self._journal.names(since)
 
     def verify_journal(self, expect: str | None = None) -> ChainReport:
         """Walk along the journal's hash chain, and say the first revision that was altered.

@@ -10,7 +10,7 @@ from kvstate.errors import Exists, NotFound
 from kvstate.staging import Staging
 from kvstatefs.artifact_records import content_name
 from kvstatefs.copies import WorkingCopy
-from kvstatefs.nodes import PENDING, Attributes, Caller, Changes, node_number, refuse
+from kvstatefs.nodes import Attributes, Caller, Changes, refuse
 from kvstatefs.reading import ReadHandle
 
 if TYPE_CHECKING:
@@ -25,10 +25,9 @@ _COPY_BYTES: Final = 1 << 20
 
 
 class Making:
-    """What a file is made with: its number until it is stored, its mode and its owner."""
+    """What a file is made with: its mode, its owner, its attributes."""
 
-    def __init__(self, number: int, mode: int, caller: Caller) -> None:
-        self.number = number
+    def __init__(self, mode: int, caller: Caller) -> None:
         self.mode = stat.S_IFREG | stat.S_IMODE(mode)
         self.uid, self.gid = caller
         self.accessed_ns = 0
@@ -42,6 +41,7 @@ class ArtifactCopy(WorkingCopy[Staging]):
         self,
         records: ArtifactRecords,
         place: tuple[int, str],
+        identity: int,
         base: File | None,
         making: Making,
         *,
@@ -49,31 +49,39 @@ class ArtifactCopy(WorkingCopy[Staging]):
         fresh: bool,
         stored: Callable[[ArtifactCopy, File], None],
     ) -> None:
-        """Be the copy of ``base``, or (None) of a file that is to be made.
+        """Be the copy of ``base``, or (None) of a file that is to be made with this identity.
 
         ``tier`` is where it is to be stored; None leaves it where it is. ``stored`` is called when
         it has a record for the first time.
         """
         self.parent, self.name = place
+        self.identity = identity
         self.base = base
+        """What is stored of it, as far as is known."""
         self.making = making
         self.tier = tier
-        self.replaces = False
-        """Whether it was renamed over its base: then what it was made with counts."""
+        self.shadows: File | None = None
+        """What it was renamed over before it was stored, and replaces when it is."""
         self._records = records
         self._on_stored = stored
         super().__init__(records.store.clock, fresh=fresh)
 
-    @property
-    def unmade(self) -> bool:
-        """Whether its own mode, owner and times wait for it to be stored."""
-        return self.base is None or self.replaces
+    def visible_in(self, tier: int | None, stored: File | None = None) -> bool:
+        """Whether a tier's view (None: `all/`) shows the file on behalf of its writers.
 
-    def visible_in(self, tier: int | None) -> bool:
-        """Whether a tier's view (None: `all/`) shows the file on behalf of its writers."""
+        ``stored`` is its record as it is now, for who knows it.
+        """
         if tier is None or self.tier == tier:
             return True
-        return self.base.tier == tier if self.base else self.tier is None and tier == 0
+        stored = stored or self.base
+        return stored.tier == tier if stored else self.tier is None and tier == 0
+
+    def begin_in(self, tier: int) -> None:
+        """Begin anew, empty, in another tier."""
+        with self.lock:
+            self.tier = tier
+            self.discard()
+            self.empty()
 
     def _stage(self) -> Staging:
         tier = self.tier if self.tier is not None else (self.base.tier if self.base else 0)
@@ -84,7 +92,7 @@ class ArtifactCopy(WorkingCopy[Staging]):
         handle = ReadHandle(self._records, self._records.fetch(self.base.id) or self.base)
         while data := handle.read(staged.size, _COPY_BYTES):
             staged.write(staged.size, data)
-        self.base = handle.file
+        self.base = handle.record
 
     def _outdated(self) -> bool:
         if self.base is None:
@@ -105,35 +113,35 @@ class ArtifactCopy(WorkingCopy[Staging]):
     def _store(self, staged: Staging) -> bytes:
         base = self.base
         known = None if base is None else self._records.fetch(base.id)
-        tier = self.tier if self.tier is not None else (known.tier if known else 0)
         append = self.appended and known is not None and known.blob == (base and base.blob)
         try:
-            file = self._commit(staged, tier, expect=base.id if base else None, append=append)
+            file = self._commit(staged, expect=base.id if base else None, append=append)
         except NotFound:
             if base is None:
                 raise
             # Another process removed it meanwhile: what was written here is not lost with it.
             try:
-                file = self._commit(staged, tier, expect=None)
+                file = self._commit(staged, expect=None)
             except Exists:
                 refuse(errno.ESTALE, "another file has taken the name")
         self._stored(file)
         return content_name(file)
 
-    def _commit(
-        self, staged: Staging, tier: int, *, expect: int | None, append: bool = False
-    ) -> File:
+    def _commit(self, staged: Staging, *, expect: int | None, append: bool = False) -> File:
+        is_new = self.base is None
         return self._records.store.artifacts.commit_file(
             self.parent,
             self.name,
             staged,
-            tier=tier,
+            tier=self.tier,
             mode=self.making.mode,
             uid=self.making.uid,
             gid=self.making.gid,
             append=append,
-            replace=expect is not None or self.base is None,
+            replace=expect is not None or is_new,
             expect=expect,
+            identity=self.identity if is_new else None,
+            evict=is_new and self.shadows is not None,
             modified_ns=self.modified_ns,
         )
 
@@ -141,18 +149,13 @@ class ArtifactCopy(WorkingCopy[Staging]):
         """Take note of the new record, and apply what was set while there was none."""
         making, catalog = self.making, self._records.catalog
         is_new = self.base is None or self.base.id != file.id
-        changes: dict[str, int] = {}
-        wanted = (making.mode, making.uid, making.gid)
-        if self.replaces and (file.mode, file.uid, file.gid) != wanted:
-            changes = {"mode": making.mode, "uid": making.uid, "gid": making.gid}
-        if making.accessed_ns:
-            changes["accessed_ns"] = making.accessed_ns
-        self.base, self.tier, self.replaces, making.accessed_ns = file, None, False, 0
+        accessed_ns, making.accessed_ns = making.accessed_ns, 0
+        self.base, self.tier, self.shadows = file, None, None
         self.parent, self.name = file.parent, file.name
         if is_new:
             self._on_stored(self, file)
-        if changes:
-            catalog.set_attributes(file.id, **changes)
+        if accessed_ns:
+            catalog.set_attributes(file.id, accessed_ns=accessed_ns)
         while making.xattrs:
             name, value = making.xattrs.popitem()
             catalog.set_xattr(file.id, name, value)
@@ -163,7 +166,7 @@ class ArtifactCopy(WorkingCopy[Staging]):
             if self.dirty and changes.modified_ns is not None:
                 self.modified_ns = changes.modified_ns
                 changes = changes._replace(modified_ns=None)
-            if not self.unmade:
+            if self.base is not None:
                 return changes
             making = self.making
             if changes.mode is not None:
@@ -180,16 +183,15 @@ class ArtifactCopy(WorkingCopy[Staging]):
         """Give the attributes of the file as its writers see it."""
         with self.lock:
             base, making = self.base, self.making
-            if base is not None and not self.replaces:
+            if base is not None:
                 found = self._records.attributes(self._records.fetch(base.id) or base)
                 if self.dirty:
                     now_ns = self.modified_ns
                     found = found._replace(modified_ns=now_ns, changed_ns=now_ns)
                 return found._replace(size=self.size, content=None, lasting=False)
-            number = node_number(PENDING, making.number)
             return Attributes(
-                number if base is None else base.id,
-                number if base is None else self._records.inodes.get(base.id, base.id),
+                self.identity,
+                self.identity,
                 making.mode,
                 self.size,
                 making.uid,

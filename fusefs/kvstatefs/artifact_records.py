@@ -14,7 +14,7 @@ if TYPE_CHECKING:
     from kvstate.blobs import Blobs
     from kvstate.store import Store
 
-__all__ = ["ArtifactRecords", "Readers", "Version", "content_name"]
+__all__ = ["ArtifactRecords", "Opened", "Readers", "Version", "content_name"]
 
 _RECENT_READERS: Final = 64
 _RECENT_RECORDS: Final = 20_000
@@ -46,26 +46,36 @@ class Version:
             self._changes += 1
 
 
-class Readers:
-    """Opened contents, shared by all who read the same bytes; a few are kept for the next one.
+class Opened:
+    """A part in an opened content. The content is closed when nobody has a part or the reader.
 
-    A reader is closed when the last reference to it goes: a read that still runs holds one.
+    A reader has a finalizer, which closes it, and while that runs a weak reference still finds it.
+    This has none, and so cannot be found any more before the reader begins to go.
     """
+
+    __slots__ = ("__weakref__", "reader")
+
+    def __init__(self, reader: BlobReader) -> None:
+        self.reader = reader
+
+
+class Readers:
+    """Opened contents, shared by all who read the same bytes; a few are kept for the next one."""
 
     def __init__(self, blobs: Blobs) -> None:
         self._blobs = blobs
-        self._open: WeakValueDictionary[bytes, BlobReader] = WeakValueDictionary()
-        self._recent: dict[bytes, BlobReader] = {}
+        self._open: WeakValueDictionary[bytes, Opened] = WeakValueDictionary()
+        self._recent: dict[bytes, Opened] = {}
 
-    def take(self, blob: bytes) -> BlobReader:
-        """Give a reader of this blob; `NotFound` when it is gone."""
-        reader = self._open.get(blob)
-        if reader is None:
-            reader = self._open[blob] = self._blobs.reader(blob)
+    def take(self, blob: bytes) -> Opened:
+        """Give a part in a reader of this blob; `NotFound` when it is gone."""
+        opened = self._open.get(blob)
+        if opened is None:
+            opened = self._open[blob] = Opened(self._blobs.reader(blob))
             if len(self._recent) >= _RECENT_READERS:
                 self._recent = {}
-            self._recent[blob] = reader
-        return reader
+            self._recent[blob] = opened
+        return opened
 
     def forget_recent(self) -> None:
         """Let go of contents that nobody has open: they may have been deleted."""
@@ -81,8 +91,6 @@ class ArtifactRecords:
         self.version = version
         self.readers = Readers(store.blobs)
         self.inline_bytes_max = store.settings.inline_bytes_max
-        self.inodes: dict[int, int] = {}
-        """Inode numbers that differ from the identity: of files that this mount made."""
         # Swapped whole: a thread that is late writes to a memory of the past.
         self._memory: tuple[int, dict[int, File]] = (-1, {})
 
@@ -113,7 +121,7 @@ class ArtifactRecords:
         """Give an artifact's attributes as they are stored."""
         return Attributes(
             file.id,
-            self.inodes.get(file.id, file.id),
+            file.id,
             file.mode,
             file.size,
             file.uid,
@@ -122,4 +130,5 @@ class ArtifactRecords:
             file.modified_ns,
             file.changed_ns,
             content_name(file),
+            origin=file.origin,
         )

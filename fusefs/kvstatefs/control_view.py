@@ -9,13 +9,14 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from kvstate.jsonview import to_json
+from kvstatefs.handles import ReadingHandle
 from kvstatefs.journal_file import JournalIndex
 from kvstatefs.listing import Listed, Listing, Page
 from kvstatefs.nodes import (
     CONTROL,
     ROOT,
     Attributes,
-    never,
+    inode_of,
     node_number,
     os_error,
     refuse,
@@ -26,7 +27,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvstate.store import Store
-    from kvstatefs.nodes import Handle
+    from kvstatefs.nodes import Handle, Node
 
 __all__ = ["ControlView"]
 
@@ -40,35 +41,24 @@ _FOLDER: Final = stat.S_IFDIR | 0o555
 _FILE: Final = stat.S_IFREG | 0o444
 
 
-class ComputedHandle:
+class ComputedHandle(ReadingHandle):
     """A file of `.kvstate/` open for reading."""
 
-    content: bytes | None = None
     slow = True
 
     def __init__(
         self, read: Callable[[int, int], bytes], attributes: Callable[[], Attributes]
     ) -> None:
-        self.read = read
-        self.attributes = attributes
+        self._reads = read
+        self._found = attributes
 
-    def write(self, offset: int, data: bytes | memoryview) -> int:
-        """Refuse."""
-        del offset, data
-        refuse(errno.EBADF)
+    def read(self, offset: int, size: int) -> bytes:
+        """Read what was computed."""
+        return self._reads(offset, size)
 
-    def truncate(self, size: int, *, opening: bool = False) -> None:
-        """Refuse."""
-        del size, opening
-        refuse(errno.EBADF)
-
-    def flush(self, held: Callable[[], bool] = never) -> bytes | None:
-        """Do nothing: nothing was written."""
-        del held
-        return None
-
-    def release(self) -> None:
-        """Let go."""
+    def attributes(self) -> Attributes:
+        """Give the file's attributes."""
+        return self._found()
 
 
 class JournalHandle(ComputedHandle):
@@ -85,9 +75,9 @@ class JournalHandle(ComputedHandle):
     ) -> None:
         self._index = index
         self._current = current
-        super().__init__(self._read, lambda: attributes(self._index.size()))
+        super().__init__(self._text, lambda: attributes(self._index.size()))
 
-    def _read(self, offset: int, size: int) -> bytes:
+    def _text(self, offset: int, size: int) -> bytes:
         try:
             return self._index.read(offset, size)
         except OSError:
@@ -100,10 +90,10 @@ class JournalHandle(ComputedHandle):
 class ControlView(PlainView):
     """The fixed folders, and the files that the store computes."""
 
-    def __init__(self, store: Store, parts: dict[str, int]) -> None:
+    def __init__(self, store: Store, parts: dict[str, Node]) -> None:
         """Take the folders of the root that other views have."""
         self._store = store
-        self._names: dict[int, dict[str, int]] = {
+        self._names: dict[Node, dict[str, Node]] = {
             ROOT: {**parts, "pipelines": PIPELINES, ".kvstate": OWN},
             PIPELINES: {},
             OWN: {"stats.json": STATS, "journal.jsonl": JOURNAL},
@@ -113,11 +103,11 @@ class ControlView(PlainView):
         self._index: JournalIndex | None = None
         self._stats: tuple[float, bytes] = (0.0, b"")
 
-    def child(self, parent: int, name: str) -> int | None:
+    def child(self, parent: Node, name: str) -> Node | None:
         """Give the node of a fixed name, if there is one; another view may have it."""
         return self._names.get(parent, {}).get(name)
 
-    def lookup(self, parent: int, name: str) -> Attributes:
+    def lookup(self, parent: Node, name: str) -> Attributes:
         """Give what has this name in a fixed folder."""
         if parent not in self._names:
             refuse(errno.ENOTDIR)
@@ -126,21 +116,20 @@ class ControlView(PlainView):
             refuse(errno.ENAMETOOLONG if len(name.encode()) > 255 else errno.ENOENT)
         return self.getattr(node)
 
-    def getattr(self, node: int) -> Attributes:
+    def getattr(self, node: Node) -> Attributes:
         """Give a node's attributes."""
         if node in self._names:
             return self._attributes(node, _FOLDER, 0, links=2)
         return self._attributes(node, _FILE, self._size(node), lasting=False)
 
     def _attributes(
-        self, node: int, mode: int, size: int, *, links: int = 1, lasting: bool = True
+        self, node: Node, mode: int, size: int, *, links: int = 1, lasting: bool = True
     ) -> Attributes:
         now_ns = self._started_ns if lasting else self._store.clock.now_ns()
-        shown = 1 if node == ROOT else node
         times = (now_ns, now_ns, now_ns)
         return Attributes(
             node,
-            shown,
+            inode_of(node),
             mode,
             size,
             self._uid,
@@ -150,7 +139,7 @@ class ControlView(PlainView):
             lasting=lasting,
         )
 
-    def _size(self, node: int) -> int:
+    def _size(self, node: Node) -> int:
         if node == STATS:
             return len(self._stats_text())
         if node == JOURNAL:
@@ -173,17 +162,17 @@ class ControlView(PlainView):
     def _journal_attributes(self, size: int) -> Attributes:
         return self._attributes(JOURNAL, _FILE, size, lasting=False)
 
-    def listing(self, node: int) -> Listing:
+    def listing(self, node: Node) -> Listing:
         """Open a fixed folder for listing."""
         if node not in self._names:
             refuse(errno.ENOTDIR)
         entries = [
-            Listed(name, child, _FILE if child in {STATS, JOURNAL} else _FOLDER)
+            Listed(name, inode_of(child), _FILE if child in {STATS, JOURNAL} else _FOLDER)
             for name, child in sorted(self._names[node].items())
         ]
         return Listing(lambda _: Page(entries, None))
 
-    def open(self, node: int, flags: int) -> Handle:
+    def open(self, node: Node, flags: int) -> Handle:
         """Open a computed file for reading."""
         if node in self._names:
             refuse(errno.EISDIR)

@@ -11,17 +11,34 @@ from __future__ import annotations
 import errno
 import threading
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
-from kvstatefs.nodes import never, refuse
+from kvstatefs.handles import ReadingHandle
+from kvstatefs.nodes import SEEK_DATA, SEEK_HOLE, never, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
+    from kvstate.blob_reader import BlobReader
     from kvstate.clock import Clock
-    from kvstatefs.nodes import Attributes
+    from kvstatefs.nodes import Attributes, Handle
 
-__all__ = ["Copies", "MemoryStaging", "StagedContent", "WorkingCopy", "WriteHandle"]
+__all__ = [
+    "Copies",
+    "MemoryStaging",
+    "StagedContent",
+    "WorkingCopy",
+    "WriteHandle",
+    "WrittenHandle",
+]
+
+COPY_BYTES: Final = 1 << 20
+KEEP_SIZE: Final = 1
+PUNCH_HOLE: Final = 2
+ZERO_RANGE: Final = 16
+ALLOCATIONS: Final = frozenset(
+    {0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE}
+)
 
 
 class StagedContent(Protocol):
@@ -169,6 +186,7 @@ class WorkingCopy(ABC, Generic[S]):
     def read(self, offset: int, size: int) -> bytes:
         """Read from the working copy."""
         with self.lock:
+            self._renew()
             return self._ready().read(offset, size)
 
     def write(self, offset: int, data: bytes | memoryview, *, append: bool) -> int:
@@ -192,6 +210,36 @@ class WorkingCopy(ABC, Generic[S]):
                 self.appended = False
             self._touched()
             staged.truncate(size)
+
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        """Do what fallocate(2) does."""
+        if offset < 0 or length <= 0:
+            refuse(errno.EINVAL)
+        if mode not in ALLOCATIONS:
+            refuse(errno.EOPNOTSUPP)
+        with self.lock:
+            self._renew()
+            end = offset + length
+            size = self._ready().size
+            if mode & ~KEEP_SIZE:
+                self.appended = False
+                self._touched()
+                step = min(end, size)
+                while offset < step:
+                    count = min(COPY_BYTES, step - offset)
+                    self._ready().write(offset, bytes(count))
+                    offset += count
+            if end > size and not mode & KEEP_SIZE:
+                self.truncate(end)
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Give where the next data or hole is: data all along, and a hole at the end."""
+        if whence not in {SEEK_DATA, SEEK_HOLE}:
+            refuse(errno.EINVAL)
+        with self.lock:
+            if not 0 <= offset < self.size:
+                refuse(errno.ENXIO)
+            return offset if whence == SEEK_DATA else self.size
 
     def _touched(self) -> None:
         self.dirty = True
@@ -232,11 +280,15 @@ C = TypeVar("C", bound=WorkingCopy)  # type: ignore[type-arg]
 class Copies(Generic[C]):
     """The working copies of one part of the tree, each under what names its file."""
 
-    def __init__(self, changed: Callable[[], None]) -> None:
-        """Call ``changed`` when a file begins or ceases to have a copy, or one is renamed."""
+    def __init__(self, changed: Callable[[], None], check: Callable[[], None]) -> None:
+        """Call ``changed`` when a file begins or ceases to have a copy, or one is renamed.
+
+        ``check`` raises what forbids to store anything now.
+        """
         self.lock = threading.Lock()
         self._by_key: dict[Hashable, C] = {}
         self._changed = changed
+        self.check = check
 
     def __bool__(self) -> bool:
         return bool(self._by_key)
@@ -268,6 +320,18 @@ class Copies(Generic[C]):
                 self._changed()
             copy.writers += 1
             return copy, made
+
+    def join(self, copy: C) -> C:
+        """Let one more write to a working copy; ENOENT when its last writer has just gone."""
+        with self.lock:
+            if not copy.writers:
+                refuse(errno.ENOENT)
+            copy.writers += 1
+        return copy
+
+    def reading(self, copy: C) -> WrittenHandle[C]:
+        """Give a reader of the working copy, which stays as long as it is open."""
+        return WrittenHandle(self, self.join(copy))
 
     def let_go(self, copy: C) -> None:
         """Take one writer away; without writers a working copy is dropped."""
@@ -330,9 +394,55 @@ class WriteHandle(Generic[C]):
         else:
             self.copy.truncate(size)
 
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        """Make room, or a hole, or zeros."""
+        self.copy.allocate(mode, offset, length)
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Give where the next data or hole is."""
+        return self.copy.seek(offset, whence)
+
+    def copy_from(self, source: Handle, offset: int, target_offset: int, size: int) -> int:
+        """Copy bytes of another handle to here."""
+        data = source.read(offset, min(size, COPY_BYTES))
+        return self.copy.write(target_offset, data, append=False) if data else 0
+
+    def file(self) -> BlobReader | None:
+        """Say that there is none: what is written has no final content."""
+        return None
+
     def flush(self, held: Callable[[], bool] = never) -> bytes | None:
         """Store what is not stored yet."""
+        if self.copy.dirty:
+            self._copies.check()
         return self.copy.flush(held)
+
+    def release(self) -> None:
+        """Let go of the working copy."""
+        self._copies.let_go(self.copy)
+
+    def attributes(self) -> Attributes:
+        """Give the attributes with the working copy's size."""
+        return self.copy.attributes()
+
+
+class WrittenHandle(ReadingHandle, Generic[C]):
+    """A reader of what is being written: for a process that reads back what it writes."""
+
+    slow = True
+
+    def __init__(self, copies: Copies[C], copy: C) -> None:
+        """Belong to one who holds the working copy."""
+        self.copy = copy
+        self._copies = copies
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read what was written so far."""
+        return self.copy.read(offset, size)
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Give where the next data or hole is."""
+        return self.copy.seek(offset, whence)
 
     def release(self) -> None:
         """Let go of the working copy."""

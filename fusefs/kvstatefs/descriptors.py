@@ -2,25 +2,74 @@
 
 A shell that redirects opens the file, duplicates the descriptor and closes the first one; the close
 says "store what you have", which is nothing yet. Only the process itself knows that it goes on.
+
+To ask is to wait for the kernel, which answers nothing about a process that is in the middle of an
+exec; and one that waits there for its close to be answered would wait for ever. So a thread asks,
+and who does not get an answer soon goes on without.
 """
 
 from __future__ import annotations
 
-from pathlib import Path
+import os
+import queue
+import threading
+from typing import Final
 
-__all__ = ["has_open"]
+__all__ = ["has_open", "thread_group"]
+
+_PATIENCE_SECONDS: Final = 0.25
+_DESCRIPTORS_MAX: Final = 10_000
+_asking = threading.BoundedSemaphore(16)
 
 
-def has_open(pid: int, path: str) -> bool:
+def has_open(pid: int, path: str, patience_seconds: float = _PATIENCE_SECONDS) -> bool:
     """Whether the process has a descriptor on this path; False when it cannot be known."""
+    if not _asking.acquire(blocking=False):
+        return False
+    answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
+
+    def ask() -> None:
+        try:
+            answers.put(_has_open(f"/proc/{pid}/fd", path))
+        finally:
+            _asking.release()
+
     try:
-        return any(_target(link) == path for link in Path(f"/proc/{pid}/fd").iterdir())
-    except OSError:
+        threading.Thread(target=ask, name="has-open", daemon=True).start()
+    except RuntimeError:  # no more threads
+        _asking.release()
+        return False
+    try:
+        return answers.get(timeout=patience_seconds)
+    except queue.Empty:
         return False
 
 
-def _target(link: Path) -> str:
+def _has_open(folder: str, path: str) -> bool:
     try:
-        return str(link.readlink())
+        names = os.listdir(folder)  # noqa: PTH208  (names are wanted, not paths)
+    except OSError:
+        return False
+    return any(_target(f"{folder}/{name}") == path for name in names[:_DESCRIPTORS_MAX])
+
+
+def _target(link: str) -> str:
+    try:
+        return os.readlink(link)  # noqa: PTH115
     except OSError:
         return ""
+
+
+def thread_group(pid: int) -> int | None:
+    """Give the process that a thread belongs to; None when it cannot be known.
+
+    The status of a thread is told without waiting for an exec.
+    """
+    try:
+        with open(f"/proc/{pid}/status", encoding="utf-8", errors="replace") as lines:  # noqa: PTH123
+            for line in lines:
+                if line.startswith("Tgid:"):
+                    return int(line.split()[1])
+    except (OSError, ValueError, IndexError):
+        pass
+    return None

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import stat
 from typing import TYPE_CHECKING, Final, NoReturn
@@ -15,14 +14,11 @@ from kvstatefs.artifact_records import ArtifactRecords
 from kvstatefs.attributes import computed_of_file, user_attribute
 from kvstatefs.copies import Copies, WriteHandle
 from kvstatefs.nodes import (
-    PENDING,
     Attributes,
     Caller,
     Changes,
     identity_of,
-    node_number,
     refuse,
-    tag_of,
 )
 from kvstatefs.reading import ReadHandle
 from kvstatefs.views import PlainView
@@ -30,22 +26,24 @@ from kvstatefs.views import PlainView
 if TYPE_CHECKING:
     from kvstate.store import Store
     from kvstatefs.artifact_records import Version
-    from kvstatefs.nodes import Handle
+    from kvstatefs.nodes import Handle, Node
+    from kvstatefs.presence import Presence
 
 __all__ = ["Files"]
 
-_INODES_KEPT: Final = 65_536
+_BECAME_KEPT: Final = 4096
 
 
 class Files(PlainView):
     """The artifacts, and the files that are not stored yet."""
 
-    def __init__(self, store: Store, version: Version) -> None:
+    def __init__(self, store: Store, version: Version, presence: Presence) -> None:
         self.store = store
         self.records = ArtifactRecords(store, version)
-        self.copies: Copies[ArtifactCopy] = Copies(version.touch)
+        self.copies: Copies[ArtifactCopy] = Copies(version.touch, presence.check)
         self._unstored: WeakValueDictionary[int, ArtifactCopy] = WeakValueDictionary()
-        self._numbers = itertools.count(1)
+        self._became: dict[int, int] = {}
+        """The identities under which files were stored, where another process was first."""
 
     # Working copies
 
@@ -68,26 +66,32 @@ class Files(PlainView):
             self.store.catalog.guard("writing", base.name, base)
 
         def make() -> ArtifactCopy:
-            number = next(self._numbers)
-            making = Making(number, mode, caller or Caller(0, 0))
+            identity = self.store.identities.take() if base is None else base.id
+            making = Making(mode, caller or Caller(0, 0))
             copy = ArtifactCopy(
-                self.records, place, base, making, tier=tier, fresh=fresh, stored=self._adopt
+                self.records,
+                place,
+                identity,
+                base,
+                making,
+                tier=tier,
+                fresh=fresh,
+                stored=self._adopt,
             )
-            self._unstored[number] = copy
+            if base is None:
+                self._unstored[identity] = copy
             return copy
 
         keys = (place,) if base is None else (place, base.id)
         return self.copies.share(keys, make)
 
     def _adopt(self, copy: ArtifactCopy, file: File) -> None:
-        """Let a working copy belong to its first record, and keep the inode number it had."""
-        inodes = self.records.inodes
-        while len(inodes) >= _INODES_KEPT:
-            oldest = next(iter(inodes))
-            shown = inodes.pop(oldest)
-            if self.copies.find(oldest) is not None:
-                inodes[oldest] = shown
-        inodes[file.id] = node_number(PENDING, copy.making.number)
+        """Let a working copy belong to its first record; another process may have made that."""
+        if file.id != copy.identity:
+            while len(self._became) >= _BECAME_KEPT:
+                self._became.pop(next(iter(self._became)), None)
+            self._became[copy.identity] = file.id
+            copy.identity = file.id
         if not copy.unlinked:
             self.copies.rekey(copy, file.id)
 
@@ -102,17 +106,15 @@ class Files(PlainView):
                 raise
         return handle
 
-    def _file(self, node: int) -> File | ArtifactCopy:
+    def _file(self, node: Node) -> File | ArtifactCopy:
         """Give the record behind a node, or the working copy when there is no record yet."""
         identity = identity_of(node)
-        if tag_of(node) == PENDING:
-            copy = self._unstored.get(identity)
-            if copy is None:
-                refuse(errno.ENOENT)
-            if copy.base is None:
-                return copy
-            identity = copy.base.id
         file = self.records.fetch(identity)
+        if file is None:
+            copy = self._unstored.get(identity)
+            if copy is not None and copy.base is None:
+                return copy
+            file = self.records.fetch(self._became.get(identity, identity))
         if file is None:
             refuse(errno.ENOENT)
         return file
@@ -120,23 +122,38 @@ class Files(PlainView):
     def _copy(self, file: File | ArtifactCopy) -> ArtifactCopy | None:
         return file if isinstance(file, ArtifactCopy) else self.copies.find(file.id)
 
-    def has_writers(self, node: int) -> bool:
+    def stored(self, node: Node) -> Attributes:
+        """Give the attributes of what is stored, whatever is being written."""
+        file = self._file(node)
+        if not isinstance(file, ArtifactCopy):
+            return self.records.attributes(file)
+        if file.shadows is None:
+            refuse(errno.ENOENT)
+        found = self.records.attributes(file.shadows)
+        return found._replace(node=file.identity, inode=file.identity)
+
+    def open_written(self, node: Node) -> Handle | None:
+        """Open the working copy for reading; None when nobody writes the file."""
+        copy = self._copy(self._file(node)) if self.copies else None
+        return None if copy is None else self.copies.reading(copy)
+
+    def has_writers(self, node: Node) -> bool:
         """Whether somebody has the file open for writing."""
         return bool(self.copies) and self._copy(self._file(node)) is not None
 
     # The operations
 
-    def lookup(self, parent: int, name: str) -> NoReturn:
+    def lookup(self, parent: Node, name: str) -> NoReturn:
         """Refuse: a file has nothing below it."""
         del parent, name
         refuse(errno.ENOTDIR)
 
-    def listing(self, node: int) -> NoReturn:
+    def listing(self, node: Node) -> NoReturn:
         """Refuse: a file is no folder."""
         del node
         refuse(errno.ENOTDIR)
 
-    def getattr(self, node: int) -> Attributes:
+    def getattr(self, node: Node) -> Attributes:
         """Give a file's attributes; while it is being written, the size of the working copy."""
         file = self._file(node)
         copy = self._copy(file)
@@ -145,14 +162,14 @@ class Files(PlainView):
         assert isinstance(file, File)
         return self.records.attributes(file)
 
-    def open(self, node: int, flags: int) -> Handle:
+    def open(self, node: Node, flags: int) -> Handle:
         """Pin the content for a reader, or join the working copy for a writer."""
         file = self._file(node)
         reads = flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC
         if isinstance(file, ArtifactCopy):
             if reads:
-                return ReadHandle(self.records, None, file)
-            copy, _ = self.share((file.parent, file.name), None, fresh=True)
+                return ReadHandle(self.records, file.shadows, file)
+            copy = self.copies.join(file)
         else:
             if reads:
                 self.store.reads.note(file)
@@ -160,7 +177,7 @@ class Files(PlainView):
             copy, _ = self.share((file.parent, file.name), file, fresh=False)
         return self.writing(copy, flags)
 
-    def setattr(self, node: int, changes: Changes) -> Attributes:
+    def setattr(self, node: Node, changes: Changes) -> Attributes:
         """Change attributes; of a file that is not stored yet, when it is."""
         if changes.size is not None:
             handle = self.open(node, os.O_WRONLY)
@@ -179,7 +196,7 @@ class Files(PlainView):
             self.store.catalog.set_attributes(file.id, **wanted)
         return self.getattr(node)
 
-    def readlink(self, node: int) -> str:
+    def readlink(self, node: Node) -> str:
         """Give what a symbolic link says."""
         file = self._file(node)
         if isinstance(file, ArtifactCopy) or not stat.S_ISLNK(file.mode):
@@ -187,14 +204,14 @@ class Files(PlainView):
         handle = ReadHandle(self.records, file)
         return handle.read(0, file.size).decode("utf-8", "surrogateescape")
 
-    def xattrs(self, node: int) -> dict[str, bytes]:
+    def xattrs(self, node: Node) -> dict[str, bytes]:
         """Give a file's own attributes and those that are computed."""
         file = self._file(node)
         if isinstance(file, ArtifactCopy):
             return dict(file.making.xattrs)
         return {**file.xattrs, **computed_of_file(self.store, file)}
 
-    def setxattr(self, node: int, name: str, value: bytes | None, flags: int) -> None:
+    def setxattr(self, node: Node, name: str, value: bytes | None, flags: int) -> None:
         """Set or remove one of a file's own attributes."""
         user_attribute(name, value, self.xattrs(node), flags)
         file = self._file(node)

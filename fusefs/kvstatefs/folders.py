@@ -15,9 +15,10 @@ import errno
 import os
 import stat
 import time
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from kvstate.errors import Exists
+from kvstate.errors import Exists, NotFound
 from kvstate.keyspace import ROOT_ID
 from kvstate.names import NAME_BYTES_MAX, check_segment
 from kvstate.nodes import File, Folder
@@ -25,6 +26,7 @@ from kvstatefs.artifact_copy import ArtifactCopy
 from kvstatefs.attributes import user_attribute
 from kvstatefs.listing import Listed, Listing, Page
 from kvstatefs.nodes import (
+    RENAME_NOREPLACE,
     Attributes,
     Caller,
     Changes,
@@ -38,9 +40,9 @@ from kvstatefs.views import PlainView
 if TYPE_CHECKING:
     from collections.abc import Iterable
 
-    from kvstate.nodes import Node
+    from kvstate.nodes import Node as Record
     from kvstatefs.files import Files
-    from kvstatefs.nodes import Handle
+    from kvstatefs.nodes import Handle, Node
 
 __all__ = ["FolderView"]
 
@@ -62,16 +64,21 @@ class FolderView(PlainView):
         self._dropped: dict[int, float] = {}
         """Folders that were removed here and are still elsewhere, and until when they count so."""
 
+    @property
+    def drops(self) -> bool:
+        """Whether a folder is hidden here for a while."""
+        return bool(self._dropped)
+
     # Looking
 
-    def lookup(self, parent: int, name: str) -> Attributes:
+    def lookup(self, parent: Node, name: str) -> Attributes:
         """Give what has this name in this folder, as far as this view shows it."""
         node = self._child(parent, name)
         if isinstance(node, ArtifactCopy):
             return node.attributes()
         return self._attributes(node)
 
-    def _child(self, parent: int, name: str) -> Node | ArtifactCopy:
+    def _child(self, parent: Node, name: str) -> Record | ArtifactCopy:
         """Give a stored node, or the working copy that stands for it here; ENOENT if none."""
         identity = identity_of(parent)
         version = self._records.version()
@@ -81,7 +88,7 @@ class FolderView(PlainView):
                 return node
         elif node is not None:
             copy = self._copies.find((identity, name), node.id)
-            if copy is not None and copy.visible_in(self.tier):
+            if copy is not None and copy.visible_in(self.tier, node):
                 return copy
             if self.tier in {None, node.tier}:
                 self._records.remember(node, version)
@@ -94,6 +101,14 @@ class FolderView(PlainView):
             refuse(errno.ENAMETOOLONG)
         raise os_error(errno.ENOENT)
 
+    def has(self, parent: Node, name: str) -> bool:
+        """Whether something has this name in this folder, as far as this view shows it."""
+        try:
+            self._child(parent, name)
+        except FileNotFoundError:
+            return False
+        return True
+
     def _shows(self, folder: Folder) -> bool:
         """Whether the folder is listed."""
         return self.tier is None or folder.shown_in(self.tier)
@@ -104,7 +119,7 @@ class FolderView(PlainView):
             return True
         return self._dropped.get(folder.id, 0.0) < time.monotonic()
 
-    def _attributes(self, node: Node) -> Attributes:
+    def _attributes(self, node: Record) -> Attributes:
         if isinstance(node, File):
             return self._records.attributes(node)
         number = node_number(self._tag, node.id)
@@ -122,17 +137,17 @@ class FolderView(PlainView):
             lasting=node.id not in self._dropped,
         )
 
-    def _folder(self, node: int) -> Folder:
+    def _folder(self, node: Node) -> Folder:
         folder = self._catalog.node(identity_of(node))
         if not isinstance(folder, Folder):
             refuse(errno.ENOENT)
         return folder
 
-    def getattr(self, node: int) -> Attributes:
+    def getattr(self, node: Node) -> Attributes:
         """Give a folder's attributes."""
         return self._attributes(self._folder(node))
 
-    def listing(self, node: int) -> Listing:
+    def listing(self, node: Node) -> Listing:
         """Open a folder for listing: what is stored, and what is being written."""
         folder_id = identity_of(node)
         return Listing(lambda after: self._page(folder_id, after))
@@ -143,9 +158,9 @@ class FolderView(PlainView):
         last = nodes[-1].name if len(nodes) == _PAGE else None
         entries = {}
         for node in nodes:
-            copy = None if isinstance(node, Folder) else self._copies.find(node.id)
-            if copy is not None:
-                if copy.visible_in(self.tier):
+            copy = self._copies.find((folder_id, node.name), node.id)
+            if copy is not None and isinstance(node, File):
+                if copy.visible_in(self.tier, node):
                     entries[node.name] = self._listed_copy(copy)
             elif isinstance(node, Folder):
                 if self._shows(node):
@@ -168,7 +183,7 @@ class FolderView(PlainView):
             if copy.parent == folder_id and copy.base is None and copy.visible_in(self.tier)
         ]
 
-    def _listed(self, node: Node) -> Listed:
+    def _listed(self, node: Record) -> Listed:
         attributes = self._attributes(node)
         return Listed(node.name, attributes.inode, attributes.mode, attributes)
 
@@ -178,13 +193,13 @@ class FolderView(PlainView):
 
     # Making
 
-    def open(self, node: int, flags: int) -> Handle:
+    def open(self, node: Node, flags: int) -> Handle:
         """Refuse: a folder."""
         del node, flags
         refuse(errno.EISDIR)
 
     def create(
-        self, parent: int, name: str, flags: int, mode: int, caller: Caller
+        self, parent: Node, name: str, flags: int, mode: int, caller: Caller
     ) -> tuple[Attributes, Handle]:
         """Make a file, or open the one that is there; stored when it is closed."""
         folder = self._folder_for_files(parent, name)
@@ -193,7 +208,7 @@ class FolderView(PlainView):
             refuse(errno.EISDIR)
         place = (folder.id, name)
         there = self._copies.find(place, node.id if node else None)
-        visible = there.visible_in(self.tier) if there else node and self._is_here(node)
+        visible = there.visible_in(self.tier, node) if there else node and self._is_here(node)
         if visible and flags & os.O_EXCL:
             refuse(errno.EEXIST)
         if visible and node is not None and flags & os.O_ACCMODE == os.O_RDONLY:
@@ -208,9 +223,7 @@ class FolderView(PlainView):
             fresh=not visible,
         )
         if not made and not visible and self.tier is not None:
-            with copy.lock:
-                copy.empty()
-                copy.tier = self.tier
+            copy.begin_in(self.tier)
         elif not made and flags & os.O_EXCL:
             self._copies.let_go(copy)
             refuse(errno.EEXIST)
@@ -219,7 +232,7 @@ class FolderView(PlainView):
     def _is_here(self, node: File) -> bool:
         return self.tier in {None, node.tier}
 
-    def _folder_for_files(self, parent: int, name: str) -> Folder:
+    def _folder_for_files(self, parent: Node, name: str) -> Folder:
         """Check that a file may be made here: below a workflow, under a good name."""
         folder = self._folder(parent)
         check_segment(name)
@@ -230,7 +243,7 @@ class FolderView(PlainView):
     def _owner(self, folder: Folder, caller: Caller) -> Caller:
         return Caller(caller.uid, folder.gid) if folder.mode & stat.S_ISGID else caller
 
-    def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attributes:
+    def mkdir(self, parent: Node, name: str, mode: int, caller: Caller) -> Attributes:
         """Make a folder; one that was removed here and is still elsewhere is there again."""
         folder = self._folder(parent)
         check_segment(name)
@@ -250,7 +263,7 @@ class FolderView(PlainView):
             self._dropped.pop(made.id, None)
         return self._attributes(made)
 
-    def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attributes:
+    def symlink(self, parent: Node, name: str, target: str, caller: Caller) -> Attributes:
         """Make a symbolic link: an artifact whose content is what the link says."""
         folder = self._folder_for_files(parent, name)
         if self._copies.find((folder.id, name)) is not None:
@@ -276,7 +289,7 @@ class FolderView(PlainView):
 
     # Removing
 
-    def unlink(self, parent: int, name: str) -> None:
+    def unlink(self, parent: Node, name: str) -> None:
         """Remove a file from the store; who has it open keeps the bytes."""
         node = self._child(parent, name)
         if isinstance(node, Folder):
@@ -285,8 +298,9 @@ class FolderView(PlainView):
             self._remove(node)
             return
         with node.lock:
-            if node.base is not None:
-                self._remove(self._records.fetch(node.base.id) or node.base)
+            stored = node.base or node.shadows
+            if stored is not None:
+                self._remove(self._records.fetch(stored.id) or stored)
             self._copies.unlink(node)
 
     def _remove(self, file: File) -> None:
@@ -295,7 +309,7 @@ class FolderView(PlainView):
         if copy is not None:
             self._copies.unlink(copy)
 
-    def rmdir(self, parent: int, name: str) -> None:
+    def rmdir(self, parent: Node, name: str) -> None:
         """Remove a folder that is empty here; what other tiers have in it stays, and so does it."""
         node = self._child(parent, name)
         if not isinstance(node, Folder):
@@ -317,17 +331,29 @@ class FolderView(PlainView):
 
     # Renaming
 
-    def rename(self, parent: int, name: str, new_parent: int, new_name: str) -> None:
-        """Refuse: `move` does it, knowing both views."""
-        self.move(parent, name, self, new_parent, new_name)
+    def rename(
+        self, parent: Node, name: str, new_parent: Node, new_name: str, flags: int = 0
+    ) -> None:
+        """Rename within this view."""
+        self.move(parent, name, self, new_parent, new_name, flags)
 
     def move(
-        self, parent: int, name: str, target_view: FolderView, new_parent: int, new_name: str
+        self,
+        parent: Node,
+        name: str,
+        target_view: FolderView,
+        new_parent: Node,
+        new_name: str,
+        flags: int = 0,
     ) -> None:
         """Rename a file, also into another tier's view: then it moves to that tier.
 
         A folder can only be renamed in `all/`; elsewhere EXDEV makes `mv` move what is there.
         """
+        if flags & ~RENAME_NOREPLACE:
+            refuse(errno.EINVAL)
+        if flags & RENAME_NOREPLACE and target_view.has(new_parent, new_name):
+            refuse(errno.EEXIST)
         source = self._child(parent, name)
         check_segment(new_name)
         if isinstance(source, Folder):
@@ -342,7 +368,7 @@ class FolderView(PlainView):
             self._move_file(source, target_view, place, target)
             return
         with source.lock:
-            if source.base is not None and not source.replaces:
+            if source.base is not None:
                 base = self._records.fetch(source.base.id) or source.base
                 self._move_file(base, target_view, place, target)
                 source.parent, source.name = place
@@ -352,7 +378,7 @@ class FolderView(PlainView):
                 self._move_unstored(source, target_view, place, target)
 
     def _move_folder(
-        self, source: Folder, target_view: FolderView, new_parent: int, new_name: str
+        self, source: Folder, target_view: FolderView, new_parent: Node, new_name: str
     ) -> None:
         parent = identity_of(new_parent)
         if parent == source.id and source.name == new_name and target_view is not self:
@@ -407,21 +433,25 @@ class FolderView(PlainView):
         target: File | None,
     ) -> None:
         """Give a file another name before it is stored; over another, it replaces it when it is."""
-        pending = self._copies.find(place)
-        if pending is source:
+        if target_view.tier is not None:
+            source.tier = target_view.tier
+        if self._copies.find(place) is source:
             return
-        if pending is not None:
-            self._copies.unlink(pending)
+        if target is not None:
+            self._catalog.guard("replacing", target.name, target)
+            written = self._copies.find(target.id)
+            if written is not None:
+                self._copies.unlink(written)
+        if source.shadows is not None:
+            with suppress(NotFound):  # it was replaced, and what replaced it goes on
+                self._remove(source.shadows)
         source.parent, source.name = place
-        source.tier = target_view.tier
-        source.base = target
-        source.replaces = target is not None
-        source.appended = False
-        self._copies.rekey(source, place if target is None else target.id)
+        source.shadows = target
+        self._copies.rekey(source, place)
 
     # Attributes
 
-    def setattr(self, node: int, changes: Changes) -> Attributes:
+    def setattr(self, node: Node, changes: Changes) -> Attributes:
         """Change a folder's attributes."""
         if changes.size is not None:
             refuse(errno.EISDIR)
@@ -434,11 +464,11 @@ class FolderView(PlainView):
             return self._attributes(self._catalog.set_attributes(self._folder(node).id, **wanted))
         return self.getattr(node)
 
-    def xattrs(self, node: int) -> dict[str, bytes]:
+    def xattrs(self, node: Node) -> dict[str, bytes]:
         """Give a folder's own attributes."""
         return dict(self._folder(node).xattrs)
 
-    def setxattr(self, node: int, name: str, value: bytes | None, flags: int) -> None:
+    def setxattr(self, node: Node, name: str, value: bytes | None, flags: int) -> None:
         """Set or remove one of a folder's own attributes."""
         user_attribute(name, value, self.xattrs(node), flags)
         self._catalog.set_xattr(identity_of(node), name, value)

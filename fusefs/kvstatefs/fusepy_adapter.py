@@ -192,9 +192,9 @@ class FusepyMount:
         _memmove(buffer, target, len(target))
         return 0
 
-    def statfs(self, _path: bytes, buffer: int) -> int:
+    def statfs(self, path: bytes, buffer: int) -> int:
         """Answer `statvfs`."""
-        found = self._files.statfs()
+        found = self._files.statfs(path)
         target = fuse.c_statvfs.from_address(buffer)
         for name in (
             "f_bsize",
@@ -224,7 +224,7 @@ class FusepyMount:
             if offset < after and fill(buffer, name, None, after):
                 return 0
         for after, listed in self._files.readdir(number, max(0, offset - 2)):
-            entry = _STAT.pack_entry(listed.node, listed.mode)
+            entry = _STAT.pack_entry(listed.inode, listed.mode)
             if fill(buffer, listed.name.encode(), entry, after + 2):
                 break
         return 0

@@ -10,6 +10,7 @@ truncation would cut it short under its readers.
 
 from __future__ import annotations
 
+import threading
 import time
 from typing import TYPE_CHECKING, NamedTuple
 
@@ -62,6 +63,8 @@ class KernelCache:
     def __init__(self, now: Callable[[], float] = time.monotonic) -> None:
         self._now = now
         self._seen: dict[bytes, Seen] = {}
+        self._lock = threading.Lock()
+        """For whether the pages are free, and whose they are."""
 
     def told(self, path: bytes, content: bytes | None) -> None:
         """Take note that the kernel is being told the size of this content."""
@@ -84,14 +87,24 @@ class KernelCache:
         seen = self._seen.get(path)
         if content is None or writers or seen is None or seen.told != content:
             return _DIRECT
-        if seen.holders and seen.held != content:
-            return _DIRECT
         if seen.rewritten and self._now() - seen.rewritten < _SETTLED_SECONDS:
             return _DIRECT
-        keep = seen.held == content
-        seen.held = content
-        seen.holders += 1
+        with self._lock:
+            if seen.told != content or (seen.holders and seen.held != content):
+                return _DIRECT
+            keep = seen.held == content
+            seen.held = content
+            seen.holders += 1
         return Grant(direct=False, keep=keep, seen=seen)
+
+    @staticmethod
+    def ended(seen: Seen, content: bytes | None) -> None:
+        """Take note that a read through the pages has met the end of this content.
+
+        Where that is not what it was told of last, the kernel takes it for the end of the file.
+        """
+        if seen.told != content:
+            seen.told = None
 
     def held(self, path: bytes) -> bool:
         """Whether somebody reads a path through the kernel's pages."""
@@ -110,10 +123,10 @@ class KernelCache:
                 return
             time.sleep(_STEP_SECONDS)
 
-    @staticmethod
-    def closed(seen: Seen) -> None:
+    def closed(self, seen: Seen) -> None:
         """One who read through the kernel's pages is done."""
-        seen.holders -= 1
+        with self._lock:
+            seen.holders -= 1
 
     def stored(self, path: bytes, content: bytes) -> None:
         """Take note of new content; the kernel saw it being written, so it knows the size."""

@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import errno
 from typing import TYPE_CHECKING, Final
 
 from kvstatefs.copies import MemoryStaging, WorkingCopy
-from kvstatefs.nodes import never, refuse
+from kvstatefs.handles import ReadingHandle
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -20,10 +19,8 @@ __all__ = ["KeyCopy", "TextHandle"]
 _VALUE_BYTES_MAX: Final = 64 << 20
 
 
-class TextHandle:
+class TextHandle(ReadingHandle):
     """A key open for reading: the content that it had."""
-
-    slow = False
 
     def __init__(self, data: bytes, attributes: Attributes) -> None:
         self._data = data
@@ -33,24 +30,6 @@ class TextHandle:
     def read(self, offset: int, size: int) -> bytes:
         """Read what is pinned."""
         return self._data[offset : offset + size]
-
-    def write(self, offset: int, data: bytes | memoryview) -> int:
-        """Refuse."""
-        del offset, data
-        refuse(errno.EBADF)
-
-    def truncate(self, size: int, *, opening: bool = False) -> None:
-        """Refuse."""
-        del size, opening
-        refuse(errno.EBADF)
-
-    def flush(self, held: Callable[[], bool] = never) -> bytes | None:
-        """Do nothing: nothing was written."""
-        del held
-        return None
-
-    def release(self) -> None:
-        """Let go."""
 
     def attributes(self) -> Attributes:
         """Give the attributes that the key had when it was opened."""

@@ -22,7 +22,7 @@ class Listed(NamedTuple):
     """One name in a folder. ``attributes`` when the source knew them anyway."""
 
     name: str
-    node: int
+    inode: int
     mode: int
     attributes: Attributes | None = None
 

@@ -14,14 +14,14 @@ from typing import TYPE_CHECKING, NamedTuple
 from kvstatefs.descriptors import has_open
 from kvstatefs.kernel_cache import KernelCache
 from kvstatefs.nodes import Changes, refuse
-from kvstatefs.paths import Paths
+from kvstatefs.paths import Paths, is_kept
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
 
     from kvstatefs.kernel_cache import Grant, Seen
     from kvstatefs.listing import Listed, Listing
-    from kvstatefs.nodes import Attributes, Caller, Handle
+    from kvstatefs.nodes import Attributes, Caller, Handle, Node
     from kvstatefs.tree import Tree
 
 __all__ = ["Opened", "Operations"]
@@ -90,9 +90,9 @@ class Operations:
             "utf-8", "surrogateescape"
         )
 
-    def statfs(self) -> os.statvfs_result:
-        """Give the truth about the disk."""
-        return self.tree.statfs()
+    def statfs(self, path: bytes) -> os.statvfs_result:
+        """Give the truth about the room there is for what is below a path."""
+        return self.tree.statfs(self.paths.find(path).attributes.node)
 
     def opendir(self, path: bytes) -> int:
         """Open a folder; give its number."""
@@ -133,11 +133,11 @@ class Operations:
             handle = self.tree.open(node, flags)
             if self.tree.has_writers(node):
                 return self._opened(handle, path, writers=True)
-            if handle.content is not None and found.attributes.lasting:
+            if handle.content is not None and is_kept(found.attributes):
                 found.handle = handle
         return self._opened(handle, path, writers=False)
 
-    def _open_to_write(self, node: int, path: bytes, flags: int) -> tuple[int, Grant]:
+    def _open_to_write(self, node: Node, path: bytes, flags: int) -> tuple[int, Grant]:
         """Open a file for writing, when those who read it through the kernel's pages are done.
 
         The kernel truncates what they see. From now on nobody else reads through its pages; who
@@ -177,10 +177,14 @@ class Operations:
 
     def read(self, number: int, offset: int, size: int) -> bytes:
         """Read from an open file."""
-        handle = self._open[number].handle
+        opened = self._open[number]
+        handle = opened.handle
         if handle.slow:
             self._step_aside()
-        return handle.read(offset, size)
+        data = handle.read(offset, size)
+        if len(data) < size and opened.grant.seen is not None:
+            self.cache.ended(opened.grant.seen, handle.content)
+        return data
 
     def write(self, number: int, offset: int, data: bytes) -> int:
         """Write to an open file's working copy."""
@@ -227,7 +231,7 @@ class Operations:
             return False
         del self._open[number]
         if opened.grant.seen is not None:
-            opened.grant.seen.holders -= 1
+            self.cache.closed(opened.grant.seen)
         return True
 
     # Changing

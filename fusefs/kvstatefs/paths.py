@@ -5,10 +5,10 @@ from __future__ import annotations
 from typing import TYPE_CHECKING
 
 if TYPE_CHECKING:
-    from kvstatefs.nodes import Attributes, Handle
+    from kvstatefs.nodes import Attributes, Handle, Node
     from kvstatefs.tree import Tree
 
-__all__ = ["Found", "Paths", "decoded"]
+__all__ = ["Found", "Paths", "decoded", "is_kept"]
 
 _KNOWN_MAX = 50_000
 
@@ -48,11 +48,11 @@ class Paths:
             return self._root
         above = known.get(parent) or self._find(parent, known)
         found = Found(self._tree.lookup(above.attributes.node, decoded(name)))
-        if found.attributes.lasting:
+        if is_kept(found.attributes):
             known[path] = found
         return found
 
-    def folder(self, path: bytes) -> tuple[int, str]:
+    def folder(self, path: bytes) -> tuple[Node, str]:
         """Give the node of the folder that a path's last name is in, and that name."""
         parent, _, name = path.rpartition(b"/")
         return self.find(parent).attributes.node, name.decode()
@@ -60,8 +60,13 @@ class Paths:
     def remember(self, path: bytes, attributes: Attributes, version: int) -> None:
         """Take note of what a listing gave, if nothing has changed since this version."""
         memory = self._memory
-        if memory[0] == version and attributes.lasting and len(memory[1]) <= _KNOWN_MAX:
+        if memory[0] == version and is_kept(attributes) and len(memory[1]) <= _KNOWN_MAX:
             memory[1][path] = Found(attributes)
+
+
+def is_kept(attributes: Attributes) -> bool:
+    """Whether it stays as it is until a commit: what expires goes without one."""
+    return attributes.lasting and not attributes.until_ns
 
 
 def decoded(name: bytes) -> str:

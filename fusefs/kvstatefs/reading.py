@@ -7,20 +7,17 @@ looks again: when the same file has only grown (`origin` says so), it goes on in
 
 from __future__ import annotations
 
-import errno
 import threading
 from typing import TYPE_CHECKING, Protocol
 
 from kvstate.errors import NotFound
 from kvstatefs.artifact_records import content_name
-from kvstatefs.nodes import never, refuse
+from kvstatefs.handles import ReadingHandle
 
 if TYPE_CHECKING:
-    from collections.abc import Callable
-
     from kvstate.blob_reader import BlobReader
     from kvstate.nodes import File
-    from kvstatefs.artifact_records import ArtifactRecords
+    from kvstatefs.artifact_records import ArtifactRecords, Opened
     from kvstatefs.nodes import Attributes
 
 __all__ = ["ReadHandle"]
@@ -36,7 +33,7 @@ class Unstored(Protocol):
         ...
 
 
-class ReadHandle:
+class ReadHandle(ReadingHandle):
     """A file open for reading. Several who open the same content may share one."""
 
     def __init__(
@@ -47,34 +44,32 @@ class ReadHandle:
         self._unstored = unstored
         self._lock = threading.Lock()
         self._seen = records.version()
-        self._reader: BlobReader | None = None
-        self.file = file
-        self.content: bytes | None = None
-        self.slow = False
+        self._opened: Opened | None = None
+        self.record = file
         if file is not None:
             self._pin(file)
 
     def _pin(self, file: File) -> None:
         while True:
             try:
-                self._reader = self._records.readers.take(file.blob)
+                self._opened = self._records.readers.take(file.blob)
                 break
             except NotFound:
                 newer = self._records.fetch(file.id)
                 if newer is None or newer.blob == file.blob:
                     raise
                 file = newer
-        self.file = file
+        self.record = file
         self.content = content_name(file)
         self.slow = file.size > self._records.inline_bytes_max
 
     def read(self, offset: int, size: int) -> bytes:
         """Read what is pinned; at its end, look whether the file has grown."""
-        reader = self._reader
-        data = b"" if reader is None else reader.pread(offset, size)
+        opened = self._opened
+        data = b"" if opened is None else opened.reader.pread(offset, size)
         if len(data) < size and self._grew():
-            assert self._reader is not None
-            data += self._reader.pread(offset + len(data), size - len(data))
+            assert self._opened is not None
+            data += self._opened.reader.pread(offset + len(data), size - len(data))
         return data
 
     def _grew(self) -> bool:
@@ -90,35 +85,22 @@ class ReadHandle:
 
     def _newer(self) -> File | None:
         """Give the file's state when it begins with what is pinned and goes on."""
-        if self.file is None:
+        if self.record is None:
             return self._unstored.base if self._unstored else None
-        newer = self._records.fetch(self.file.id)
-        if newer is None or newer.origin != self.file.origin or newer.size <= self.file.size:
+        newer = self._records.fetch(self.record.id)
+        if newer is None or newer.origin != self.record.origin or newer.size <= self.record.size:
             return None
         return newer
 
-    def write(self, offset: int, data: bytes | memoryview) -> int:
-        """Refuse."""
-        del offset, data
-        refuse(errno.EBADF)
-
-    def truncate(self, size: int, *, opening: bool = False) -> None:
-        """Refuse."""
-        del size, opening
-        refuse(errno.EBADF)
-
-    def flush(self, held: Callable[[], bool] = never) -> bytes | None:
-        """Do nothing: nothing was written."""
-        del held
-        return None
-
-    def release(self) -> None:
-        """Do nothing: several may share this, and the content goes with the last of them."""
+    def file(self) -> BlobReader | None:
+        """Give the reader of the pinned content when it lies in a file as it is."""
+        reader = None if self._opened is None else self._opened.reader
+        return reader if reader is not None and reader.fd >= 0 and reader.frames is None else None
 
     def attributes(self) -> Attributes:
         """Give the file's attributes with the size of the content that is read here."""
         self._grew()
-        if self.file is None:
+        if self.record is None:
             assert self._unstored is not None
             return self._unstored.attributes()._replace(size=0)
-        return self._records.attributes(self.file)
+        return self._records.attributes(self.record)

@@ -88,6 +88,7 @@ class _Turn(threading.local):
     """Whether this thread leads, and what it knows of the request that it serves."""
 
     leads = False
+    code = 0
     node = 0
     open_flags = _FLAGS.pack(0, 0)
 
@@ -193,12 +194,12 @@ class Session:
 
     def _body(self, body: int, size: int) -> bytes:
         """Give an answer's body; of an `open` with its flags, and its node taken note of."""
-        if size == _OPENED_BYTES:
+        if size == _OPENED_BYTES and self._turn.code == _OPEN:
             opened = _string_at(body, 8)
             self.open_nodes.opened(self._turn.node, *_HANDLE.unpack(opened))
             return opened + self._turn.open_flags
         answer = _string_at(body, size)
-        if size == _ENTRY_BYTES + _OPENED_BYTES:
+        if size == _ENTRY_BYTES + _OPENED_BYTES and self._turn.code == _CREATE:
             number = _HANDLE.unpack_from(answer, _ENTRY_BYTES)
             self.open_nodes.opened(*_HANDLE.unpack_from(answer), *number)
         return answer
@@ -257,6 +258,7 @@ class Session:
         if code in _BY_CHANNEL:
             if code in _ASKING and self.open_nodes.orphans and self._answered(request):
                 return
+            self._turn.code = code
             self._turn.node = int.from_bytes(request[16:24], sys.byteorder)
             self._process(self._session, address, size, self._own_channel)
             return

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import errno
-import hashlib
 import itertools
 import os
 import stat
@@ -18,23 +17,25 @@ from kvstatefs.copies import Copies, WriteHandle
 from kvstatefs.key_copy import KeyCopy, TextHandle
 from kvstatefs.keys import Keys, Place
 from kvstatefs.listing import Listed, Listing, Page
-from kvstatefs.nodes import KEY, NAMESPACE, Attributes, Caller, Changes, node_number, refuse
+from kvstatefs.nodes import RENAME_NOREPLACE, STATE, Attributes, Caller, Changes, inode_of, refuse
 from kvstatefs.views import PlainView
 
 if TYPE_CHECKING:
     from kvstate.state import Entry
     from kvstate.store import Store
     from kvstatefs.artifact_records import Version
-    from kvstatefs.nodes import Handle
+    from kvstatefs.nodes import Handle, Node
+    from kvstatefs.presence import Presence
 
-__all__ = ["STATE", "StateView"]
+__all__ = ["TOP", "StateView"]
 
-STATE: Final = node_number(NAMESPACE, 0)
+TOP: Final = (STATE,)
 """The folder of the namespaces."""
+_NAMESPACE: Final = 2
+_KEY: Final = 3
 
 _PAGE: Final = 256
 _NOW_NS: Final = 2 * SECOND
-_NODES_KEPT: Final = 200_000
 _FOLDER_MODE: Final = stat.S_IFDIR | 0o755
 _FILE_MODE: Final = stat.S_IFREG | 0o644
 
@@ -42,82 +43,75 @@ _FILE_MODE: Final = stat.S_IFREG | 0o644
 class StateView(PlainView):
     """The namespaces and their keys."""
 
-    def __init__(self, store: Store, version: Version) -> None:
+    def __init__(self, store: Store, version: Version, presence: Presence) -> None:
         self.keys = Keys(store)
-        self.copies: Copies[KeyCopy] = Copies(version.touch)
+        self.copies: Copies[KeyCopy] = Copies(version.touch, presence.check)
         self._store = store
-        self._names: dict[int, tuple[str, ...]] = {}
         self._uid, self._gid = os.getuid(), os.getgid()
         self._began_ns = store.clock.now_ns()
 
-    # Names and nodes: a node is a digest of its names, which are remembered
+    # Names and nodes: a node is its names
 
-    def _node(self, tag: int, *names: str) -> int:
-        digest = hashlib.blake2b("\0".join(names).encode(), digest_size=7).digest()
-        node = node_number(tag, int.from_bytes(digest, "big") or 1)
-        if node not in self._names:
-            while len(self._names) >= _NODES_KEPT:
-                self._names.pop(next(iter(self._names)), None)
-            self._names[node] = names
-        return node
-
-    def forget(self, node: int) -> None:
-        """Forget what a node is called: nobody will ask for it again before looking it up."""
-        self._names.pop(node, None)
-
-    def _namespace(self, node: int) -> str:
-        names = self._names.get(node)
-        if names is None or not self._has_namespace(names[0]):
+    def _namespace(self, node: Node) -> str:
+        if (
+            not isinstance(node, tuple)
+            or len(node) != _NAMESPACE
+            or not self._has_namespace(node[1])
+        ):
             refuse(errno.ENOENT)
-        return names[0]
+        return node[1]
 
-    def _place(self, node: int) -> Place:
-        names = self._names.get(node)
-        if names is None:
+    @staticmethod
+    def _place(node: Node) -> Place:
+        if not isinstance(node, tuple):
             refuse(errno.ENOENT)
-        return Place(*names)
+        return Place(*node[1:])
 
-    def _is_key(self, node: int) -> bool:
-        return len(self._names.get(node, ())) == len(Place._fields)
+    @staticmethod
+    def _is_key(node: Node) -> bool:
+        return isinstance(node, tuple) and len(node) == _KEY
 
     def _has_namespace(self, name: str) -> bool:
         key = namespace_key(name.encode("utf-8", "surrogateescape"))
         return self._store.engine.get(key) is not None
 
-    def _key_place(self, parent: int, name: str) -> Place:
+    def _key_place(self, parent: Node, name: str) -> Place:
         """Give the place that a file name in a namespace means; `InvalidName` if none."""
-        if parent == STATE:
+        if parent == TOP:
             refuse(errno.EPERM, "keys live in namespaces")
         return Place(self._namespace(parent), key_of_file_name(name))
 
     # Attributes
 
-    def _folder(self, node: int) -> Attributes:
+    def _folder(self, node: Node) -> Attributes:
         times = (self._began_ns, self._began_ns, self._began_ns)
-        return Attributes(node, node, _FOLDER_MODE, 0, self._uid, self._gid, *times, links=2)
+        inode = inode_of(node)
+        return Attributes(node, inode, _FOLDER_MODE, 0, self._uid, self._gid, *times, links=2)
 
     def _file(self, place: Place, size: int, modified_ns: int) -> Attributes:
         """Give the attributes of a key's file while it is being written."""
-        node = self._node(KEY, *place)
+        node = (STATE, *place)
         times = (modified_ns, modified_ns, modified_ns)
-        return Attributes(node, node, _FILE_MODE, size, self._uid, self._gid, *times, lasting=False)
+        return Attributes(
+            node, inode_of(node), _FILE_MODE, size, self._uid, self._gid, *times, lasting=False
+        )
 
     def _stored_file(self, place: Place, entry: Entry) -> Attributes:
         size = len(self.keys.text(place, entry))
         return self._file(place, size, entry.updated_at_ns)._replace(
-            content=str(entry.revision).encode(), lasting=not entry.expires_at_ns
+            content=str(entry.revision).encode(), lasting=True, until_ns=entry.expires_at_ns
         )
 
     # Looking
 
-    def lookup(self, parent: int, name: str) -> Attributes:
+    def lookup(self, parent: Node, name: str) -> Attributes:
         """Give a namespace's folder or a key's file."""
         if len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
             refuse(errno.ENAMETOOLONG)
-        if parent == STATE:
+        if parent == TOP:
             if not self._has_namespace(name):
                 refuse(errno.ENOENT)
-            return self._folder(self._node(NAMESPACE, name))
+            return self._folder((STATE, name))
         try:
             place = self._key_place(parent, name)
         except InvalidName:
@@ -133,18 +127,18 @@ class StateView(PlainView):
             refuse(errno.ENOENT)
         return self._stored_file(place, entry)
 
-    def getattr(self, node: int) -> Attributes:
+    def getattr(self, node: Node) -> Attributes:
         """Give a folder's or a file's attributes."""
-        if node == STATE:
+        if node == TOP:
             return self._folder(node)
         if self._is_key(node):
             return self._found(self._place(node))
         self._namespace(node)
         return self._folder(node)
 
-    def listing(self, node: int) -> Listing:
+    def listing(self, node: Node) -> Listing:
         """Open `state/` or a namespace for listing."""
-        if node == STATE:
+        if node == TOP:
             return Listing(self._namespaces_page)
         if self._is_key(node):
             refuse(errno.ENOTDIR)
@@ -154,7 +148,7 @@ class StateView(PlainView):
     def _namespaces_page(self, after: str) -> Page:
         later = (name for name in self._store.namespaces() if name > after)
         names = list(itertools.islice(later, _PAGE))
-        entries = [Listed(name, self._node(NAMESPACE, name), _FOLDER_MODE) for name in names]
+        entries = [Listed(name, inode_of((STATE, name)), _FOLDER_MODE) for name in names]
         return Page(entries, names[-1] if len(names) == _PAGE else None)
 
     def _keys_page(self, namespace: str, after: str) -> Page:
@@ -167,18 +161,43 @@ class StateView(PlainView):
             if copy.place.namespace == namespace and key > after and (last is None or key <= last):
                 wanted.add(key)
         entries = [
-            Listed(file_name_of_key(key), self._node(KEY, namespace, key), _FILE_MODE)
+            Listed(file_name_of_key(key), inode_of((STATE, namespace, key)), _FILE_MODE)
             for key in sorted(wanted)
         ]
         return Page(entries, last)
 
     # Reading and writing
 
-    def has_writers(self, node: int) -> bool:
-        """Whether somebody has the key's file open for writing."""
-        return bool(self.copies) and self.copies.find(self._place(node)) is not None
+    def has(self, parent: Node, name: str) -> bool:
+        """Whether a namespace or a key has this name."""
+        try:
+            self.lookup(parent, name)
+        except FileNotFoundError:
+            return False
+        return True
 
-    def open(self, node: int, flags: int) -> Handle:
+    def stored(self, node: Node) -> Attributes:
+        """Give the attributes of what is stored, whatever is being written."""
+        if not self._is_key(node):
+            return self.getattr(node)
+        place = self._place(node)
+        entry = self.keys.entry(place)
+        if entry is None:
+            refuse(errno.ENOENT)
+        return self._stored_file(place, entry)
+
+    def open_written(self, node: Node) -> Handle | None:
+        """Open the working copy for reading; None when nobody writes the key's file."""
+        copy = self.copies.find(self._place(node)) if self._is_key(node) else None
+        return None if copy is None else self.copies.reading(copy)
+
+    def has_writers(self, node: Node) -> bool:
+        """Whether somebody has the key's file open for writing."""
+        if not self.copies or not self._is_key(node):
+            return False
+        return self.copies.find(self._place(node)) is not None
+
+    def open(self, node: Node, flags: int) -> Handle:
         """Pin the value's text for a reader, or join the working copy for a writer."""
         if not self._is_key(node):
             refuse(errno.EISDIR)
@@ -209,7 +228,7 @@ class StateView(PlainView):
         return handle
 
     def create(
-        self, parent: int, name: str, flags: int, mode: int, caller: Caller
+        self, parent: Node, name: str, flags: int, mode: int, caller: Caller
     ) -> tuple[Attributes, Handle]:
         """Make a key when the file is closed, or open the one that is there."""
         del mode, caller
@@ -218,30 +237,30 @@ class StateView(PlainView):
 
     # Making, removing, renaming
 
-    def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attributes:
+    def mkdir(self, parent: Node, name: str, mode: int, caller: Caller) -> Attributes:
         """Make a namespace."""
         del mode, caller
-        if parent != STATE:
+        if parent != TOP:
             refuse(errno.EPERM, "a namespace holds keys, not folders")
         check_namespace(name)
         if self._has_namespace(name):
             refuse(errno.EEXIST)
         self._store.make_namespace(name)
-        return self._folder(self._node(NAMESPACE, name))
+        return self._folder((STATE, name))
 
-    def rmdir(self, parent: int, name: str) -> None:
+    def rmdir(self, parent: Node, name: str) -> None:
         """Remove an empty namespace."""
         self.lookup(parent, name)
-        if parent != STATE:
+        if parent != TOP:
             refuse(errno.ENOTDIR)
         if any(copy.place.namespace == name for copy in self.copies):
             refuse(errno.ENOTEMPTY)
         if not self._store.remove_namespace(name):
             refuse(errno.ENOENT)
 
-    def unlink(self, parent: int, name: str) -> None:
+    def unlink(self, parent: Node, name: str) -> None:
         """Delete a key."""
-        if parent == STATE:
+        if parent == TOP:
             self.lookup(parent, name)
             refuse(errno.EISDIR)
         place = self._key_place(parent, name)
@@ -255,9 +274,15 @@ class StateView(PlainView):
             namespace.delete(place.key)
             self.copies.unlink(copy)
 
-    def rename(self, parent: int, name: str, new_parent: int, new_name: str) -> None:
+    def rename(
+        self, parent: Node, name: str, new_parent: Node, new_name: str, flags: int = 0
+    ) -> None:
         """Rename a key in its namespace; over another key, it replaces that one's value."""
-        if STATE in {parent, new_parent}:
+        if flags & ~RENAME_NOREPLACE:
+            refuse(errno.EINVAL)
+        if flags & RENAME_NOREPLACE and self.has(new_parent, new_name):
+            refuse(errno.EEXIST)
+        if TOP in {parent, new_parent}:
             self.lookup(parent, name)
             refuse(errno.EPERM, "a namespace keeps its name")
         if parent != new_parent:
@@ -281,7 +306,7 @@ class StateView(PlainView):
 
     # Attributes that keys do not have are taken and forgotten, so that `cp -p` and editors work.
 
-    def setattr(self, node: int, changes: Changes) -> Attributes:
+    def setattr(self, node: Node, changes: Changes) -> Attributes:
         """Truncate a key's file; owners, modes and times are not kept.
 
         What sets the time to now (`touch`) lets the key live for its namespace's TTL again.
@@ -302,12 +327,12 @@ class StateView(PlainView):
                 handle.release()
         return self.getattr(node)
 
-    def xattrs(self, node: int) -> dict[str, bytes]:
+    def xattrs(self, node: Node) -> dict[str, bytes]:
         """Give what is computed for a key."""
         entry = self.keys.entry(self._place(node)) if self._is_key(node) else None
         return {} if entry is None else computed_of_entry(entry, self._store.clock.now_ns())
 
-    def setxattr(self, node: int, name: str, value: bytes | None, flags: int) -> None:
+    def setxattr(self, node: Node, name: str, value: bytes | None, flags: int) -> None:
         """Change a key's TTL; refuse all else: a key has no attributes of its own."""
         if name == TTL and self._is_key(node):
             self.keys.set_ttl(self._place(node), value)

@@ -27,20 +27,20 @@ from kvstatefs.nodes import (
     CONTROL,
     FILE,
     HOT,
-    KEY,
-    NAMESPACE,
-    PENDING,
     ROOT,
+    STATE,
     WARM,
     Attributes,
     Caller,
     Changes,
     Handle,
+    Node,
     node_number,
     refuse,
     tag_of,
 )
-from kvstatefs.state_view import STATE, StateView
+from kvstatefs.presence import Presence
+from kvstatefs.state_view import TOP, StateView
 
 if TYPE_CHECKING:
     from kvstate.store import Store
@@ -66,39 +66,41 @@ class Tree:
 
         But for what is not ``lasting`` (`Attributes`): that may change at any time.
         """
-        self.files = Files(store, self.version)
-        self.state = StateView(store, self.version)
+        self._presence = Presence(store)
+        self.files = Files(store, self.version, self._presence)
+        self.state = StateView(store, self.version, self._presence)
         tiers = {HOT: 0, WARM: 1, COLD: 2, ALL: None}
-        self._folders = {tag: FolderView(self.files, tag, tier) for tag, tier in tiers.items()}
-        parts = {
+        self._folders: dict[int | str, FolderView] = {
+            tag: FolderView(self.files, tag, tier) for tag, tier in tiers.items()
+        }
+        parts: dict[str, Node] = {
             name: node_number(tag, ROOT_ID)
             for name, tag in (("hot", HOT), ("warm", WARM), ("cold", COLD), ("all", ALL))
         }
-        control = ControlView(store, {**parts, "state": STATE})
+        control = ControlView(store, {**parts, "state": TOP})
         self._control = control
-        self._views: dict[int, View] = {
+        self._views: dict[int | str, View] = {
             **self._folders,
             FILE: self.files,
-            PENDING: self.files,
-            NAMESPACE: self.state,
-            KEY: self.state,
+            STATE: self.state,
             CONTROL: control,
         }
 
-    def _view(self, node: int) -> View:
+    def _view(self, node: Node) -> View:
         view = self._views.get(tag_of(node))
         if view is None:
             refuse(errno.ENOENT)
         return view
 
-    def _changing(self, node: int) -> View:
+    def _changing(self, node: Node) -> View:
         if self.read_only:
             refuse(errno.EROFS)
+        self._presence.check()
         return self._view(node)
 
     # Looking
 
-    def lookup(self, parent: int, name: str) -> Attributes:
+    def lookup(self, parent: Node, name: str) -> Attributes:
         """Give what has this name in this folder."""
         if parent == ROOT:
             child = self._control.child(parent, name)
@@ -106,85 +108,102 @@ class Tree:
                 return self.getattr(child)
         return self._view(parent).lookup(parent, name)
 
-    def getattr(self, node: int) -> Attributes:
+    def getattr(self, node: Node) -> Attributes:
         """Give a node's attributes."""
         return self._view(node).getattr(node)
 
-    def listing(self, node: int) -> Listing:
+    def listing(self, node: Node) -> Listing:
         """Open a folder for listing."""
         return self._view(node).listing(node)
 
-    def readlink(self, node: int) -> str:
+    def readlink(self, node: Node) -> str:
         """Give what a symbolic link says."""
         return self._view(node).readlink(node)
 
-    def xattrs(self, node: int) -> dict[str, bytes]:
+    def xattrs(self, node: Node) -> dict[str, bytes]:
         """Give a node's extended attributes, own and computed."""
         return self._view(node).xattrs(node)
 
-    def statfs(self) -> os.statvfs_result:
-        """Give the truth about the disk below the store."""
+    def stored(self, node: Node) -> Attributes:
+        """Give the attributes of what is stored, whatever is being written; ENOENT if nothing."""
+        view = self._view(node)
+        return view.stored(node) if isinstance(view, Files | StateView) else view.getattr(node)
+
+    def statfs(self, node: Node = ROOT) -> os.statvfs_result:
+        """Give the truth about the room that there is for what is below a node."""
+        del node
         return os.statvfs(self.store.path)
 
-    def forget(self, node: int) -> None:
-        """Take note that nobody will use this node before looking it up again."""
-        if tag_of(node) in {NAMESPACE, KEY}:
-            self.state.forget(node)
+    def lasting_absence(self, parent: Node) -> bool:
+        """Whether a name that is absent in a folder stays so until something is committed."""
+        view = self._folders.get(tag_of(parent))
+        return view is None or not view.drops
 
     # Opening
 
-    def open(self, node: int, flags: int) -> Handle:
+    def open(self, node: Node, flags: int) -> Handle:
         """Open a file, with the flags that the system call takes."""
-        if flags & _WRITING and self.read_only:
-            refuse(errno.EROFS)
-        return self._view(node).open(node, flags)
+        view = self._changing(node) if flags & _WRITING else self._view(node)
+        return view.open(node, flags)
 
-    def has_writers(self, node: int) -> bool:
+    def open_written(self, node: Node) -> Handle | None:
+        """Open what is being written for reading, for the one who writes it; None if nobody does.
+
+        As long as it is open, the file has a writer.
+        """
+        view = self._view(node)
+        return view.open_written(node) if isinstance(view, Files | StateView) else None
+
+    def has_writers(self, node: Node) -> bool:
         """Whether somebody in this mount has the file open for writing."""
-        if tag_of(node) in {FILE, PENDING}:
-            return self.files.has_writers(node)
-        return tag_of(node) == KEY and self.state.has_writers(node)
+        view = self._view(node)
+        return isinstance(view, Files | StateView) and view.has_writers(node)
 
     def create(
-        self, parent: int, name: str, flags: int, mode: int, caller: Caller
+        self, parent: Node, name: str, flags: int, mode: int, caller: Caller
     ) -> tuple[Attributes, Handle]:
         """Make a file, or open the one that is there; it is stored when it is closed."""
         return self._changing(parent).create(parent, name, flags, mode, caller)
 
     # Changing
 
-    def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attributes:
+    def mkdir(self, parent: Node, name: str, mode: int, caller: Caller) -> Attributes:
         """Make a folder."""
         return self._changing(parent).mkdir(parent, name, mode, caller)
 
-    def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attributes:
+    def symlink(self, parent: Node, name: str, target: str, caller: Caller) -> Attributes:
         """Make a symbolic link."""
         return self._changing(parent).symlink(parent, name, target, caller)
 
-    def unlink(self, parent: int, name: str) -> None:
+    def unlink(self, parent: Node, name: str) -> None:
         """Remove a file; who has it open keeps its bytes."""
         self._changing(parent).unlink(parent, name)
 
-    def rmdir(self, parent: int, name: str) -> None:
+    def rmdir(self, parent: Node, name: str) -> None:
         """Remove an empty folder."""
         self._changing(parent).rmdir(parent, name)
 
-    def rename(self, parent: int, name: str, new_parent: int, new_name: str) -> None:
-        """Give a file or a folder another place; EXDEV between parts that cannot share it."""
+    def rename(
+        self, parent: Node, name: str, new_parent: Node, new_name: str, flags: int = 0
+    ) -> None:
+        """Give a file or a folder another place; EXDEV between parts that cannot share it.
+
+        ``flags`` are those of renameat2(2): RENAME_NOREPLACE, RENAME_EXCHANGE.
+        """
         view = self._changing(parent)
         source = self._folders.get(tag_of(parent))
         target = self._folders.get(tag_of(new_parent))
         if source is not None and target is not None:
-            source.move(parent, name, target, new_parent, new_name)
+            source.move(parent, name, target, new_parent, new_name, flags)
         elif view is self._view(new_parent):
-            view.rename(parent, name, new_parent, new_name)
+            view.rename(parent, name, new_parent, new_name, flags)
         else:
             refuse(errno.EXDEV)
 
-    def setattr(self, node: int, changes: Changes) -> Attributes:
+    def setattr(self, node: Node, changes: Changes) -> Attributes:
         """Change attributes or size."""
         return self._changing(node).setattr(node, changes)
 
-    def setxattr(self, node: int, name: str, value: bytes | None, flags: int = 0) -> None:
+    def setxattr(self, node: Node, name: str, value: bytes | None, flags: int = 0) -> None:
         """Set an extended attribute, or remove it (None)."""
         self._changing(node).setxattr(node, name, value, flags)

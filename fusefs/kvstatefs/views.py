@@ -9,7 +9,7 @@ from kvstatefs.nodes import refuse
 
 if TYPE_CHECKING:
     from kvstatefs.listing import Listing
-    from kvstatefs.nodes import Attributes, Caller, Changes, Handle
+    from kvstatefs.nodes import Attributes, Caller, Changes, Handle, Node
 
 __all__ = ["PlainView", "View"]
 
@@ -21,61 +21,63 @@ class View(Protocol):
     allow.
     """
 
-    def lookup(self, parent: int, name: str) -> Attributes:
+    def lookup(self, parent: Node, name: str) -> Attributes:
         """Give what has this name in this folder."""
         ...
 
-    def getattr(self, node: int) -> Attributes:
+    def getattr(self, node: Node) -> Attributes:
         """Give a node's attributes."""
         ...
 
-    def listing(self, node: int) -> Listing:
+    def listing(self, node: Node) -> Listing:
         """Open a folder for listing."""
         ...
 
-    def open(self, node: int, flags: int) -> Handle:
+    def open(self, node: Node, flags: int) -> Handle:
         """Open a file, with the flags that the system call takes."""
         ...
 
     def create(
-        self, parent: int, name: str, flags: int, mode: int, caller: Caller
+        self, parent: Node, name: str, flags: int, mode: int, caller: Caller
     ) -> tuple[Attributes, Handle]:
         """Make a file, or open the one that is there; it is stored when it is closed."""
         ...
 
-    def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attributes:
+    def mkdir(self, parent: Node, name: str, mode: int, caller: Caller) -> Attributes:
         """Make a folder."""
         ...
 
-    def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attributes:
+    def symlink(self, parent: Node, name: str, target: str, caller: Caller) -> Attributes:
         """Make a symbolic link."""
         ...
 
-    def readlink(self, node: int) -> str:
+    def readlink(self, node: Node) -> str:
         """Give what a symbolic link says."""
         ...
 
-    def unlink(self, parent: int, name: str) -> None:
+    def unlink(self, parent: Node, name: str) -> None:
         """Remove a file; who has it open keeps its bytes."""
         ...
 
-    def rmdir(self, parent: int, name: str) -> None:
+    def rmdir(self, parent: Node, name: str) -> None:
         """Remove an empty folder."""
         ...
 
-    def rename(self, parent: int, name: str, new_parent: int, new_name: str) -> None:
-        """Give a file or folder another place, replacing a file that is there."""
+    def rename(
+        self, parent: Node, name: str, new_parent: Node, new_name: str, flags: int = 0
+    ) -> None:
+        """Give a file or folder another place, as renameat2(2) does with these flags."""
         ...
 
-    def setattr(self, node: int, changes: Changes) -> Attributes:
+    def setattr(self, node: Node, changes: Changes) -> Attributes:
         """Change attributes or size."""
         ...
 
-    def xattrs(self, node: int) -> dict[str, bytes]:
+    def xattrs(self, node: Node) -> dict[str, bytes]:
         """Give all extended attributes, own and computed."""
         ...
 
-    def setxattr(self, node: int, name: str, value: bytes | None, flags: int) -> None:
+    def setxattr(self, node: Node, name: str, value: bytes | None, flags: int) -> None:
         """Set an extended attribute, or remove it (None)."""
         ...
 
@@ -83,59 +85,61 @@ class View(Protocol):
 class PlainView:
     """A part of the tree that allows nothing but looking."""
 
-    def open(self, node: int, flags: int) -> Handle:
+    def open(self, node: Node, flags: int) -> Handle:
         """Refuse: a folder."""
         del node, flags
         refuse(errno.EISDIR)
 
     def create(
-        self, parent: int, name: str, flags: int, mode: int, caller: Caller
+        self, parent: Node, name: str, flags: int, mode: int, caller: Caller
     ) -> tuple[Attributes, Handle]:
         """Refuse."""
         del parent, name, flags, mode, caller
         refuse(errno.EPERM)
 
-    def mkdir(self, parent: int, name: str, mode: int, caller: Caller) -> Attributes:
+    def mkdir(self, parent: Node, name: str, mode: int, caller: Caller) -> Attributes:
         """Refuse."""
         del parent, name, mode, caller
         refuse(errno.EPERM)
 
-    def symlink(self, parent: int, name: str, target: str, caller: Caller) -> Attributes:
+    def symlink(self, parent: Node, name: str, target: str, caller: Caller) -> Attributes:
         """Refuse."""
         del parent, name, target, caller
         refuse(errno.EPERM)
 
-    def readlink(self, node: int) -> str:
+    def readlink(self, node: Node) -> str:
         """Refuse: no link."""
         del node
         refuse(errno.EINVAL)
 
-    def unlink(self, parent: int, name: str) -> None:
+    def unlink(self, parent: Node, name: str) -> None:
         """Refuse."""
         del parent, name
         refuse(errno.EPERM)
 
-    def rmdir(self, parent: int, name: str) -> None:
+    def rmdir(self, parent: Node, name: str) -> None:
         """Refuse."""
         del parent, name
         refuse(errno.EPERM)
 
-    def rename(self, parent: int, name: str, new_parent: int, new_name: str) -> None:
+    def rename(
+        self, parent: Node, name: str, new_parent: Node, new_name: str, flags: int = 0
+    ) -> None:
         """Refuse."""
-        del parent, name, new_parent, new_name
+        del parent, name, new_parent, new_name, flags
         refuse(errno.EPERM)
 
-    def setattr(self, node: int, changes: Changes) -> Attributes:
+    def setattr(self, node: Node, changes: Changes) -> Attributes:
         """Refuse."""
         del node, changes
         refuse(errno.EPERM)
 
-    def xattrs(self, node: int) -> dict[str, bytes]:
+    def xattrs(self, node: Node) -> dict[str, bytes]:
         """Give none."""
         del node
         return {}
 
-    def setxattr(self, node: int, name: str, value: bytes | None, flags: int) -> None:
+    def setxattr(self, node: Node, name: str, value: bytes | None, flags: int) -> None:
         """Refuse."""
         del node, name, value, flags
         refuse(errno.EPERM)

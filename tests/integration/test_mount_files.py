@@ -9,27 +9,22 @@ import mmap
 import os
 import sqlite3
 import stat
+import sys
 import tempfile
 import threading
-import time
 from pathlib import Path
 
 import pytest
 
-from tests.harness import fuse_or_skip, wait_for
-from tests.integration.mounts import MountProcess, run, shell
+from tests.harness import within
+from tests.integration.mounts import run, shell
 
 pytestmark = pytest.mark.fuse
 
 
 @pytest.fixture(scope="module")
-def process(tmp_path_factory):
-    fuse_or_skip()
-    process = MountProcess(tmp_path_factory.mktemp("files"))
-    process.start()
-    yield process
-    process.end()
-    assert process.problems() == []
+def process(mounted):
+    return mounted
 
 
 @pytest.fixture(scope="module")
@@ -47,6 +42,12 @@ def workflow(mount, numbers):
 @pytest.fixture(scope="module")
 def numbers():
     return itertools.count(1)
+
+
+@pytest.fixture
+def bound_seconds(adapter):
+    """How stale a name or an attribute may be: docs/mount.md, and some time to look."""
+    return {"fusepy": 1.5, "kernel": 0.5}[adapter]
 
 
 @contextlib.contextmanager
@@ -184,6 +185,18 @@ class TestOpenFiles:
         with opened(workflow / "f") as fd, mmap.mmap(fd, 0, prot=mmap.PROT_READ) as mapped:
             assert mapped[:] == data
 
+    def test_a_program_starts_that_closes_a_new_file_by_starting(self, workflow):
+        program = (
+            "import os\n"
+            f"fd = os.open({str(workflow / 'f')!r}, os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC)\n"
+            "os.execv('/bin/sh', ['sh', '-c', 'echo started'])"
+        )
+
+        done = run(sys.executable, "-c", program)
+
+        assert done == b"started\n"
+        assert (workflow / "f").read_bytes() == b""
+
     def test_a_temporary_file_works(self, workflow):
         with tempfile.TemporaryFile(dir=workflow) as file:
             file.write(b"text")
@@ -206,14 +219,13 @@ class TestSeveralAtOnce:
         (workflow / "small").write_bytes(b"x")
         slow = threading.Thread(target=(workflow / "large").write_bytes, args=(bytes(100 << 20),))
         slow.start()
-        worst = 0.0
+        reads = 0
         while slow.is_alive():
-            began = time.monotonic()
             (workflow / "small").read_bytes()
-            worst = max(worst, time.monotonic() - began)
+            reads += 1
         slow.join()
 
-        assert worst < 1
+        assert reads > 20
 
     def test_readers_of_a_file_that_is_overwritten_see_whole_versions(self, workflow):
         versions = [bytes([letter]) * (1000 + 500 * letter) for letter in range(20)]
@@ -239,21 +251,18 @@ class TestSeveralAtOnce:
 
         assert torn == []
 
-    def test_a_name_that_is_replaced_by_rename_is_never_torn(self, workflow):
+    def test_a_name_that_is_replaced_by_rename_is_never_torn(self, workflow, adapter):
         versions = [bytes([letter]) * (1000 + 500 * letter) for letter in range(20)]
         (workflow / "f").write_bytes(versions[0])
         over = threading.Event()
-        torn, missed = [], []
+        found, missed = [], []
 
         def read():
             while not over.is_set():
                 try:
-                    found = (workflow / "f").read_bytes()
-                except FileNotFoundError:
-                    missed.append(1)
-                else:
-                    if found not in versions:
-                        torn.append(len(found))
+                    found.append((workflow / "f").read_bytes())
+                except OSError as error:
+                    missed.append(error.errno)
 
         readers = [threading.Thread(target=read) for _ in range(3)]
         for reader in readers:
@@ -266,33 +275,45 @@ class TestSeveralAtOnce:
         for reader in readers:
             reader.join()
 
-        assert torn == []
-        assert missed == []
+        assert set(found) <= set(versions)
+        if adapter == "fusepy":  # libfuse's path API loses the name for a moment (decision 002)
+            assert set(missed) <= {errno.ENOENT, errno.ESTALE}
+            assert len(missed) < len(found) / 20
+        else:
+            assert missed == []
 
 
 class TestOtherProcesses:
-    def test_what_another_process_stores_shows_within_the_bound(self, workflow, process):
+    def test_what_another_process_stores_is_read_at_once(self, workflow, process):
         (workflow / "f").write_bytes(b"old")
         with opened(workflow / "f") as fd:
             os.read(fd, 10)
         with process.opened_store() as store:
             store.artifacts.put(f"tests/{workflow.name}/f", b"new and longer")
 
-        began = time.monotonic()
         assert (workflow / "f").read_bytes() == b"new and longer"
-        wait_for(lambda: (workflow / "f").stat().st_size == 14, what="the size")
 
-        assert time.monotonic() - began < 1.5
-
-    def test_what_another_process_deletes_is_gone_within_the_bound(self, workflow, process):
+    def test_sizes_and_names_of_another_process_show_within_the_bound(
+        self, workflow, process, bound_seconds
+    ):
+        name = f"tests/{workflow.name}/f"
         (workflow / "f").write_bytes(b"old")
         with process.opened_store() as store:
-            store.artifacts.delete(f"tests/{workflow.name}/f")
+            within(
+                bound_seconds,
+                lambda number: store.artifacts.put(name, b"x" * (10 + number)),
+                lambda number: (workflow / "f").stat().st_size == 10 + number,
+            )
 
-        began = time.monotonic()
-        wait_for(lambda: not (workflow / "f").exists(), what="the name to go")
+    def test_what_another_process_deletes_is_gone_within_the_bound(
+        self, workflow, process, bound_seconds
+    ):
+        def delete(number):
+            (workflow / f"f{number}").write_bytes(b"old")
+            store.artifacts.delete(f"tests/{workflow.name}/f{number}")
 
-        assert time.monotonic() - began < 1.5
+        with process.opened_store() as store:
+            within(bound_seconds, delete, lambda number: not (workflow / f"f{number}").exists())
 
     def test_a_key_of_another_process_reads_as_it_is_at_once(self, mount, process):
         with process.opened_store() as store:

@@ -56,6 +56,7 @@ LAYERS = (
         "kvstate.records",
         "kvstate.places",
         "kvstate.chain",
+        "kvstate.identities",
         "kvstate.journal",
         "kvstate.config",
         "kvstate.tier_folders",

@@ -6,6 +6,7 @@ import ctypes
 import errno
 import os
 import struct
+import sys
 
 import pytest
 
@@ -30,6 +31,7 @@ from kvstatefs.nodes import Attributes
 from kvstatefs.open_nodes import OpenNodes, packed_attributes
 from kvstatefs.options import parse_options
 from kvstatefs.paths import Paths
+from kvstatefs.session import Session, packed_open_flags
 from kvstatefs.stat_layout import StatLayout
 from tests.unit.walker import Walker
 
@@ -189,6 +191,57 @@ class TestKernelCache:
         cache.told(self.PATH, b"one")
 
         assert not self.opened(cache, b"one").keep
+
+    def test_the_end_of_older_content_is_what_the_kernel_takes_for_the_files_end(self, cache):
+        cache.told(self.PATH, b"one")
+        seen = self.opened(cache, b"one").seen
+        cache.told(self.PATH, b"two")
+        cache.ended(seen, b"one")
+        cache.closed(seen)
+
+        assert self.opened(cache, b"two").direct
+
+    def test_the_end_of_the_content_it_was_told_of_changes_nothing(self, cache):
+        cache.told(self.PATH, b"one")
+        seen = self.opened(cache, b"one").seen
+        cache.ended(seen, b"one")
+
+        assert self.opened(cache, b"one").keep
+
+
+class TestSession:
+    """What answers of libfuse mean is known from the request, not from their size."""
+
+    OPEN, READLINK, CREATE, OPENDIR = 14, 5, 35, 27
+
+    def answered(self, code, body):
+        session = Session(None, lambda _: None, lambda _: False)
+        session.answer_open(packed_open_flags(direct=True, keep=True, reads=True))
+        session._turn.code, session._turn.node = code, 5
+        buffer = ctypes.create_string_buffer(body, len(body))
+        return session, session._body(ctypes.addressof(buffer), len(body))
+
+    @pytest.mark.parametrize("code", [READLINK, OPENDIR, 22, 23])
+    def test_an_answer_as_long_as_that_to_an_open_is_left_as_it_is(self, code):
+        session, body = self.answered(code, b"sixteen bytes ok")
+
+        session.open_nodes.unlinked(int.from_bytes(b"sixteen ", sys.byteorder))
+
+        assert body == b"sixteen bytes ok"
+        assert session.open_nodes.handle_of(5) is None
+
+    def test_the_answer_to_an_open_gets_its_flags(self):
+        session, body = self.answered(self.OPEN, struct.pack("=QII", 77, 0, 0))
+
+        session.open_nodes.unlinked(77)
+
+        assert body == struct.pack("=QII", 77, 1 | 2 | 32, 0)
+        assert session.open_nodes.handle_of(5) == 77
+
+    def test_a_value_as_long_as_the_answer_to_a_create_is_left_as_it_is(self):
+        _, body = self.answered(22, bytes(128) + struct.pack("=QII", 77, 0, 0))
+
+        assert body == bytes(128) + struct.pack("=QII", 77, 0, 0)
 
 
 class TestOptions:
