@@ -78,7 +78,14 @@ LAYERS = (
     {"kvstate.key_past", "kvstate.key_reading", "kvstate.namespace"},
     {"kvstate.transaction", "kvstate.locks"},
     {"kvstate.nodes", "kvstate.tally", "kvstate.policy_record"},
-    {"kvstate.folders", "kvstate.filing", "kvstate.catalog", "kvstate.moving", "kvstate.reads"},
+    {
+        "kvstate.folders",
+        "kvstate.filing",
+        "kvstate.renaming",
+        "kvstate.catalog",
+        "kvstate.moving",
+        "kvstate.reads",
+    },
     {
         "kvstate.artifact_files",
         "kvstate.artifact_reading",
