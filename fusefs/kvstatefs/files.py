@@ -137,6 +137,11 @@ class Files(PlainView):
         copy = self._copy(self._file(node)) if self.copies else None
         return None if copy is None else self.copies.reading(copy)
 
+    def tier_and_folder(self, node: Node) -> tuple[int, int]:
+        """Give the tier that a file is in, or is to be in, and its folder's identity."""
+        file = self._file(node)
+        return file.tier or 0, file.parent
+
     def has_writers(self, node: Node) -> bool:
         """Whether somebody has the file open for writing."""
         return bool(self.copies) and self._copy(self._file(node)) is not None
