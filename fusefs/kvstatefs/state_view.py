@@ -17,7 +17,16 @@ from kvstatefs.copies import Copies, WriteHandle
 from kvstatefs.key_copy import KeyCopy, TextHandle
 from kvstatefs.keys import Keys, Place
 from kvstatefs.listing import Listed, Listing, Page
-from kvstatefs.nodes import RENAME_NOREPLACE, STATE, Attributes, Caller, Changes, inode_of, refuse
+from kvstatefs.nodes import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    STATE,
+    Attributes,
+    Caller,
+    Changes,
+    inode_of,
+    refuse,
+)
 from kvstatefs.views import PlainView
 
 if TYPE_CHECKING:
@@ -278,31 +287,43 @@ class StateView(PlainView):
         self, parent: Node, name: str, new_parent: Node, new_name: str, flags: int = 0
     ) -> None:
         """Rename a key in its namespace; over another key, it replaces that one's value."""
-        if flags & ~RENAME_NOREPLACE:
+        if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
             refuse(errno.EINVAL)
-        if flags & RENAME_NOREPLACE and self.has(new_parent, new_name):
-            refuse(errno.EEXIST)
         if TOP in {parent, new_parent}:
             self.lookup(parent, name)
             refuse(errno.EPERM, "a namespace keeps its name")
         if parent != new_parent:
             refuse(errno.EXDEV)
         source, target = self._key_place(parent, name), self._key_place(new_parent, new_name)
+        if flags == RENAME_EXCHANGE:
+            self._exchange(source, target)
+            return
+        if flags == RENAME_NOREPLACE and self.has(new_parent, new_name):
+            refuse(errno.EEXIST)
         if source == target:
             return
+        replace = not flags
         copy = self.copies.find(source)
         if copy is None:
-            self.keys.rename(source, target)
+            self.keys.rename(source, target, replace=replace)
             gone = self.copies.find(target)
             if gone is not None:
                 self.copies.unlink(gone)
             return
         with copy.lock:
             if self.keys.entry(source) is not None:
-                self.keys.rename(source, target)
+                self.keys.rename(source, target, replace=replace)
             copy.place = target
             copy.base = self.keys.entry(target)
             self.copies.rekey(copy, target)
+
+    def _exchange(self, source: Place, target: Place) -> None:
+        """Let two keys have each other's names; what is not stored yet is stored before."""
+        for place in (source, target):
+            copy = self.copies.find(place)
+            if copy is not None:
+                copy.flush(lambda: False)
+        self.keys.exchange(source, target)
 
     # Attributes that keys do not have are taken and forgotten, so that `cp -p` and editors work.
 

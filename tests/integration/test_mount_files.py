@@ -72,10 +72,17 @@ class TestOpenFiles:
         (workflow / "f").write_bytes(b"old")
         with opened(workflow / "f", os.O_WRONLY | os.O_TRUNC) as fd:
             os.write(fd, b"new and longer")
-            during = (workflow / "f").read_bytes()
+            during = run("cat", workflow / "f")
 
         assert during == b"old"
         assert (workflow / "f").read_bytes() == b"new and longer"
+
+    def test_an_emptied_file_is_stored_although_the_same_process_reads_it(self, workflow):
+        (workflow / "f").write_bytes(b"old")
+        with opened(workflow / "f"), opened(workflow / "f", os.O_WRONLY | os.O_TRUNC):
+            pass
+
+        assert (workflow / "f").read_bytes() == b""
 
     def test_fsync_stores_before_close(self, workflow, process):
         with opened(workflow / "f", os.O_WRONLY | os.O_CREAT) as fd:

@@ -48,7 +48,11 @@ FLAGS = (
 
 
 class Different(AssertionError):
-    """The two sides do not agree."""
+    """The two sides do not agree: about what, and what each says."""
+
+    def __init__(self, what, mine, theirs) -> None:
+        self.kind = what[0] if isinstance(what, tuple) else what.partition(" ")[0]
+        super().__init__(f"{what}:\n  mount: {shortened(mine)}\n  other: {shortened(theirs)}")
 
 
 class timespec(ctypes.Structure):  # noqa: N801  (its name in C)
@@ -301,10 +305,12 @@ class Content:
         self.versions = [data]
         self.stored = 0
         self.dirty = False
+        self.emptied = False
         self.handles = set()
 
-    def changed(self, data):
+    def changed(self, data, *, emptied=False):
         self.dirty = True
+        self.emptied = emptied
         if data != self.versions[-1]:
             self.versions.append(data)
 
@@ -349,7 +355,7 @@ class Pair:
         theirs = self._theirs(operation)
         agree = getattr(self, f"agree_{name}", self._agree)
         if not agree(operation, mine, theirs, before):
-            raise Different(f"{operation}:\n  mount: {_short(mine)}\n  other: {_short(theirs)}")
+            raise Different(operation, mine, theirs)
         self._after(operation, theirs, before)
         return theirs
 
@@ -382,12 +388,14 @@ class Pair:
     def _refused(self, operation):
         """Give the errno that this adapter may answer for what it does not have."""
         if self.adapter != "fusepy":
-            return None
+            return "EINVAL" if operation[0] == "rename" and operation[3] == EXCHANGE else None
         name, *arguments = operation
         if name == "rename" and arguments[2]:
             return "EINVAL"  # libfuse 2 knows no flags
         if name == "fallocate":
-            return "EOPNOTSUPP"
+            return "ENOTSUP"
+        if name == "ftruncate" and os.fstat(self.theirs.fds[arguments[0]]).st_nlink == 0:
+            return "ESTALE"  # libfuse's path API: a file without a name
         if name == "map_write" or (name == "map_read" and arguments[1]):
             return "ENODEV"  # pages belong to a name, not to a content
         if name == "seek" and arguments[2] in {os.SEEK_DATA, os.SEEK_HOLE}:
@@ -433,14 +441,23 @@ class Pair:
             self._closed(arguments[0])
         elif name == "fsync" and theirs is None:
             self._settle(self.handles[arguments[0]].inode)
-        elif name in {"write", "ftruncate", "fallocate", "map_write"} and not _is_errno(theirs):
+        elif name in CHANGING and not _is_errno(theirs) and theirs != 0:
             self._changed(self.handles[arguments[0]].inode)
         elif name == "copy" and not _is_errno(theirs):
             self._changed(self.handles[arguments[1]].inode)
-        elif name in {"truncate", "write_file", "append_file"} and not _is_errno(theirs):
+        elif name == "truncate" and theirs is None:
             inode = self._inode(arguments[0])
             self._changed(inode)
             self._settle(inode)
+        elif name == "write_file" and not _is_errno(theirs):
+            inode = self._inode(arguments[0])
+            self._changed(inode, emptied=theirs == 0)
+            self._writer_closed(inode)
+        elif name == "append_file" and not _is_errno(theirs):
+            inode = self._inode(arguments[0])
+            if theirs:
+                self._changed(inode)
+            self._writer_closed(inode)
 
     def _opened(self, number, _path, flags, _mode, before):
         found = os.fstat(self.theirs.fds[number])
@@ -456,7 +473,7 @@ class Pair:
         content.handles.add(number)
         self.handles[number] = Handle(flags, inode, content.stored, content)
         if flags & os.O_TRUNC:
-            self._changed(inode)
+            self._changed(inode, emptied=True)
 
     def _closed(self, number):
         handle = self.handles.pop(number)
@@ -466,11 +483,19 @@ class Pair:
         if not handle.content.handles:
             del self.contents[handle.inode]
         elif handle.writes:
-            self._settle(handle.inode)
+            self._writer_closed(handle.inode)
 
-    def _changed(self, inode):
+    def _writer_closed(self, inode):
+        """Store, unless this process writes on to what is still empty (docs/mount.md)."""
+        if (content := self.contents.get(inode)) is None:
+            return
+        writers = any(self.handles[number].writes for number in content.handles)
+        if not (content.emptied and writers):
+            content.settled()
+
+    def _changed(self, inode, *, emptied=False):
         if (content := self.contents.get(inode)) is not None:
-            content.changed(self._data(inode))
+            content.changed(self._data(inode), emptied=emptied)
 
     def _settle(self, inode):
         if (content := self.contents.get(inode)) is not None:
@@ -483,6 +508,10 @@ class Pair:
             return None
         return handle.content.versions[handle.since :]
 
+    def _torn(self, versions):
+        """Whether a reader may find another end than its content has: docs/mount.md, fusepy."""
+        return self.adapter == "fusepy" and len(versions) > 1
+
     # --- agreeing
 
     def _agree(self, _operation, mine, theirs, _before):
@@ -492,6 +521,8 @@ class Pair:
         versions = self._seen(operation[1])
         if versions is None or _is_errno(theirs):
             return mine == theirs
+        if self._torn(versions):
+            return not _is_errno(mine)
         _, _, offset, size = operation
         return any(mine == version[offset : offset + size] for version in versions)
 
@@ -499,7 +530,7 @@ class Pair:
         versions = self._seen(operation[1])
         if versions is None or _is_errno(theirs):
             return mine == theirs
-        return mine in versions
+        return mine in versions or (self._torn(versions) and not _is_errno(mine))
 
     def agree_read_file(self, _operation, mine, theirs, before):
         content = self.contents.get(before)
@@ -513,6 +544,8 @@ class Pair:
         versions = self._seen(operation[1])
         if versions is None:
             return mine == theirs
+        if self._torn(versions):
+            return not _is_errno(mine)
         sizes = {len(version) for version in versions}
         rest = {"size": None, "mtime": None}
         if len(versions) == 1:
@@ -525,7 +558,7 @@ class Pair:
         if whence not in {os.SEEK_DATA, os.SEEK_HOLE} or self._seen(number) is not None:
             return mine == theirs or self._seen(number) is not None
         if self.handles[number].content is None:
-            return mine == theirs
+            return True
         data = self._data(self.handles[number].inode)
         if _is_errno(mine) or _is_errno(theirs):
             hidden = mine == "ENXIO" and whence == os.SEEK_DATA and not any(data[offset:])
@@ -534,6 +567,12 @@ class Pair:
         if whence == os.SEEK_DATA:
             return offset <= mine < len(data) and not any(data[offset:mine])
         return offset <= mine <= len(data)
+
+    def agree_utime(self, operation, mine, theirs, _before):
+        """A folder has one time."""
+        if not _is_errno(mine) and Path(self.theirs.path(operation[1])).is_dir():
+            return not _is_errno(theirs) and mine[1] == theirs[1]
+        return mine == theirs
 
     def agree_copy(self, operation, mine, theirs, _before):
         """Who copies from what is only read copies a version that it may see."""
@@ -546,6 +585,7 @@ class Pair:
         self.contents.clear()
 
 
+CHANGING = {"write", "ftruncate", "fallocate", "map_write"}
 BY_NUMBER = {
     "close",
     "read",
@@ -566,7 +606,8 @@ def _is_errno(result):
     return isinstance(result, str) and result.startswith("E")
 
 
-def _short(result):
+def shortened(result):
+    """Give a result as a line that can be read."""
     text = repr(result)
     return text if len(text) < 300 else f"{text[:200]}... {len(text)} characters ...{text[-60:]}"
 
@@ -575,14 +616,12 @@ def compare_trees(mine, theirs):
     """See that two trees are the same to the last byte and attribute; give how many names."""
     names = sorted(_tree(theirs))
     if (found := sorted(_tree(mine))) != names:
-        raise Different(f"names: {sorted(set(found) ^ set(names))} are on one side only")
+        raise Different("names of the tree", set(found) - set(names), set(names) - set(found))
     for name in names:
         for what in ("stat", "xattrs", "content"):
             ours, other = (_looked_at(os.path.join(root, name), what) for root in (mine, theirs))  # noqa: PTH118
             if ours != other:
-                raise Different(
-                    f"{what} of {name}:\n  mount: {_short(ours)}\n  other: {_short(other)}"
-                )
+                raise Different(f"{what} of {name}", ours, other)
     return len(names)
 
 
@@ -799,8 +838,11 @@ class Chooser:
         return self._of_handle("fallocate", mode, self.chance.choice(OFFSETS), length, writes=True)
 
     def make_seek(self):
+        number = self._number()
+        if number is None or self.pair.handles[number].content is None:
+            return None  # what a folder answers each file system has its own mind about
         whence = self.chance.choice((os.SEEK_DATA, os.SEEK_HOLE))
-        return self._of_handle("seek", self.chance.choice(OFFSETS), whence)
+        return ("seek", number, self.chance.choice(OFFSETS), whence)
 
     def make_copy(self):
         source, target = self._number(writes=True), self._number(writes=True)

@@ -42,6 +42,7 @@ LAYERS = (
         "kvstate.structs",
         "kvstate.pacing",
         "kvstate.asking",
+        "kvstate.sparse",
     },
     {"kvstate.policy"},
     {
@@ -84,6 +85,7 @@ LAYERS = (
         "kvstate.folders",
         "kvstate.filing",
         "kvstate.trashing",
+        "kvstate.renaming",
         "kvstate.catalog",
         "kvstate.moving",
         "kvstate.reads",

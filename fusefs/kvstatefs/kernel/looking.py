@@ -22,9 +22,9 @@ from kvstatefs.kernel.wire import (
 from kvstatefs.nodes import Attributes, inode_of, refuse
 
 if TYPE_CHECKING:
+    from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.mounted import Asker, Grace, Mounted
     from kvstatefs.kernel.opening import Opening
-    from kvstatefs.kernel.table import Known
     from kvstatefs.listing import Listed, Listing
 
 __all__ = ["Looking"]
@@ -71,7 +71,7 @@ class Looking:
                 known, found, body = self._again(grace, found)
             else:
                 if self._mounted.opens_alone:
-                    known, found = self._opening.pin_unasked(parent.node, name, found)
+                    known, found = self._opening.readers.pin_unasked(parent.node, name, found)
                 else:
                     known = self._table.take(found)
                 body = self._mounted.entry(known, found)
@@ -90,12 +90,12 @@ class Looking:
 
     def _again(self, grace: Grace, found: Attributes) -> tuple[Known, Attributes, bytes]:
         """Give the node for one whose `open` was answered ESTALE a moment ago."""
-        if found.content is None and not self._opening.can_pin(found.node):
+        if found.content is None and not self._opening.readers.can_pin(found.node):
             known = self._table.take(found)
         elif grace.writes:
-            known = self._opening.for_writer(grace, found)
+            known = self._opening.writers.for_writer(grace, found)
         else:
-            known, found = self._opening.pin(grace, found)
+            known, found = self._opening.readers.pin(grace, found)
         packed = attributes_bytes(found, found.inode)
         with self._table.lock:
             known.packed = packed
@@ -114,9 +114,12 @@ class Looking:
 
         Of a node whose content is not the name's any more: as they were.
         """
-        handle = self._opening.writer_of(known)
+        handle = self._opening.files.writer_of(known)
         if handle is not None:
-            found, valid_ns = handle.attributes(), 0
+            try:
+                found, valid_ns = handle.attributes(), 0
+            except OSError:  # what was written is lost (`restoring.LostHandle`)
+                return known.packed, 0
         else:
             try:
                 found = self._tree.getattr(known.node)

@@ -9,12 +9,13 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvstatefs.kernel.feed import Feed
 from kvstatefs.kernel.notices import Notices
-from kvstatefs.kernel.table import Known, Table
+from kvstatefs.kernel.table import Table
 from kvstatefs.kernel.wire import ANSWER, entry_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.ledger import Ledger
     from kvstatefs.kernel.wire import Agreed
     from kvstatefs.nodes import Attributes, Handle
