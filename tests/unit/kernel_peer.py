@@ -185,6 +185,11 @@ class Kernel:
         self._reader.start()
         self.serving.start(resumed=resumed)
 
+    @property
+    def files(self):
+        """The adapter's open files."""
+        return self.service.opening.files
+
     # What goes to and fro
 
     def _receive(self):
