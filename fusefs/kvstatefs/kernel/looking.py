@@ -188,10 +188,7 @@ class Looking:
         del unique, size, asker
         handle, offset, room = _READ.unpack_from(data, 40)
         folder = self._folder(handle, number)
-        parts: list[bytes] = []
-        for after, name in _DOTS:
-            if offset < after:
-                parts.append(dirent(inode_of(folder.known.node), after, _FOLDER, name))
+        parts = _dots(folder, offset, room, b"")
         used = sum(map(len, parts))
         for after, listed in folder.listing.entries(max(0, offset - 2)):
             part = dirent(listed.inode, after + 2, listed.mode, _bytes(listed))
@@ -209,13 +206,9 @@ class Looking:
         handle, offset, room = _READ.unpack_from(data, 40)
         folder = self._folder(handle, number)
         position = self._feed.position
-        parts: list[bytes] = []
+        parts = _dots(folder, offset, room, NO_ENTRY)
         told: list[Known] = []
         names: list[str] = []
-        for after, name in _DOTS:
-            if offset < after:
-                inode = inode_of(folder.known.node)
-                parts.append(NO_ENTRY + dirent(inode, after, _FOLDER, name))
         used = sum(map(len, parts))
         for after, listed in folder.listing.entries(max(0, offset - 2)):
             tail = dirent(listed.inode, after + 2, listed.mode, _bytes(listed))
@@ -258,6 +251,15 @@ class Looking:
         (room,) = _SIZE.unpack_from(data, 40)
         names = self._tree.xattrs(self._table.get(number).node)
         return _sized(b"".join(name.encode() + b"\0" for name in names), room)
+
+
+def _dots(folder: OpenFolder, offset: int, room: int, before: bytes) -> list[bytes]:
+    """Give the two entries that every listing begins with, as far as there is room for them."""
+    inode = inode_of(folder.known.node)
+    parts = [
+        before + dirent(inode, after, _FOLDER, name) for after, name in _DOTS if offset < after
+    ]
+    return parts[: room // len(parts[0])] if parts else parts
 
 
 def _bytes(listed: Listed) -> bytes:
