@@ -338,22 +338,19 @@ class Journal:
                 return
             start = page[-1][0] + b"\0"
 
-    def kinds_since(self, since: int) -> set[str]:
-        """Give the kinds of the events after a revision, without reading their values.
+    def entries_since(self, since: int) -> Iterator[list[Any]]:
+        """Give the entries after a revision as they are stored: spilled values are not read.
 
-        `Compacted` when some of them were trimmed.
+        Each is ``[kind, scope, name, value, previous, why]``. `Compacted` when some were trimmed.
         """
         oldest = self.oldest()
         if since + 1 < oldest:
             raise Compacted(since + 1, oldest)
-        kinds: set[str] = set()
         start = journal_key(since + 1)
         while page := self._engine.scan(start, _LAST, limit=_PAGE):
             for key, data in page:
-                entries = unpack_entries(open_envelope(key, data).payload)[2]
-                kinds.update(entry[0] for entry in entries)
+                yield from unpack_entries(open_envelope(key, data).payload)[2]
             start = page[-1][0] + b"\0"
-        return kinds
 
     def watch(
         self,
