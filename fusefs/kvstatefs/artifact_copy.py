@@ -91,7 +91,7 @@ class ArtifactCopy(WorkingCopy[Staging]):
         assert self.base is not None
         handle = ReadHandle(self._records, self._records.fetch(self.base.id) or self.base)
         while data := handle.read(staged.size, _COPY_BYTES):
-            staged.write(staged.size, data)
+            staged.extend(data)
         self.base = handle.record
 
     def _outdated(self) -> bool:

@@ -13,8 +13,10 @@ import threading
 from abc import ABC, abstractmethod
 from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
 
-from kvstatefs.handles import ReadingHandle
-from kvstatefs.nodes import SEEK_DATA, SEEK_HOLE, never, refuse
+from kvstate.sparse import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
+from kvstate.staging import SIZE_MAX
+from kvstatefs.handles import ReadingHandle, found_by
+from kvstatefs.nodes import never, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
@@ -32,10 +34,7 @@ __all__ = [
     "WrittenHandle",
 ]
 
-COPY_BYTES: Final = 1 << 20
-KEEP_SIZE: Final = 1
-PUNCH_HOLE: Final = 2
-ZERO_RANGE: Final = 16
+COPY_BYTES: Final = 4 << 20
 ALLOCATIONS: Final = frozenset(
     {0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE}
 )
@@ -59,6 +58,14 @@ class StagedContent(Protocol):
 
     def truncate(self, size: int) -> None:
         """Cut, or extend with zeros."""
+        ...
+
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        """Reserve room, make a hole or zeros."""
+        ...
+
+    def seek(self, offset: int, *, data: bool) -> int:
+        """Give where the next data, or else the next hole, is; the size when there is none."""
         ...
 
     def discard(self) -> None:
@@ -98,6 +105,19 @@ class MemoryStaging:
             refuse(errno.EFBIG, "a value that large is an artifact")
         del self._data[size:]
         self._data += bytes(size - len(self._data))
+
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        """Let a range be zeros, if the mode says so, and the content grow to its end."""
+        end = offset + length
+        if mode & ~KEEP_SIZE:
+            stop = min(end, len(self._data))
+            self._data[offset:stop] = bytes(max(0, stop - offset))
+        if end > len(self._data) and not mode & KEEP_SIZE:
+            self.truncate(end)
+
+    def seek(self, offset: int, *, data: bool) -> int:
+        """Say that all is data."""
+        return offset if data else len(self._data)
 
     def discard(self) -> None:
         """Let go."""
@@ -192,6 +212,7 @@ class WorkingCopy(ABC, Generic[S]):
     def write(self, offset: int, data: bytes | memoryview, *, append: bool) -> int:
         """Write to the working copy; with ``append`` at its end, wherever that is now."""
         with self.lock:
+            _check_end(offset + len(data))
             self._renew()
             staged = self._ready()
             if append:
@@ -203,6 +224,7 @@ class WorkingCopy(ABC, Generic[S]):
 
     def truncate(self, size: int) -> None:
         """Cut or extend the working copy."""
+        _check_end(size)
         with self.lock:
             self._renew()
             staged = self._ready(load=size > 0)
@@ -217,29 +239,22 @@ class WorkingCopy(ABC, Generic[S]):
             refuse(errno.EINVAL)
         if mode not in ALLOCATIONS:
             refuse(errno.EOPNOTSUPP)
+        _check_end(offset + length)
         with self.lock:
             self._renew()
-            end = offset + length
-            size = self._ready().size
-            if mode & ~KEEP_SIZE:
+            staged = self._ready()
+            if mode & ~KEEP_SIZE and offset < staged.size:
                 self.appended = False
+            if mode & ~KEEP_SIZE or (not mode and offset + length > staged.size):
                 self._touched()
-                step = min(end, size)
-                while offset < step:
-                    count = min(COPY_BYTES, step - offset)
-                    self._ready().write(offset, bytes(count))
-                    offset += count
-            if end > size and not mode & KEEP_SIZE:
-                self.truncate(end)
+            staged.allocate(mode, offset, length)
 
     def seek(self, offset: int, whence: int) -> int:
-        """Give where the next data or hole is: data all along, and a hole at the end."""
-        if whence not in {SEEK_DATA, SEEK_HOLE}:
-            refuse(errno.EINVAL)
+        """Give where the next data or hole is."""
         with self.lock:
-            if not 0 <= offset < self.size:
-                refuse(errno.ENXIO)
-            return offset if whence == SEEK_DATA else self.size
+            self._renew()
+            staged = self._ready()
+            return found_by(staged.seek, staged.size, offset, whence)
 
     def _touched(self) -> None:
         self.dirty = True
@@ -272,6 +287,11 @@ class WorkingCopy(ABC, Generic[S]):
             if self._staged is not None:
                 self._staged.discard()
                 self._staged = None
+
+
+def _check_end(end: int) -> None:
+    if end > SIZE_MAX:
+        refuse(errno.EFBIG)
 
 
 C = TypeVar("C", bound=WorkingCopy)  # type: ignore[type-arg]

@@ -12,7 +12,7 @@ from typing import TYPE_CHECKING, Protocol
 
 from kvstate.errors import NotFound
 from kvstatefs.artifact_records import content_name
-from kvstatefs.handles import ReadingHandle
+from kvstatefs.handles import ReadingHandle, found_by
 
 if TYPE_CHECKING:
     from kvstate.blob_reader import BlobReader
@@ -91,6 +91,14 @@ class ReadHandle(ReadingHandle):
         if newer is None or newer.origin != self.record.origin or newer.size <= self.record.size:
             return None
         return newer
+
+    def seek(self, offset: int, whence: int) -> int:
+        """Give where the next data or hole of the pinned content is."""
+        self._grew()
+        opened = self._opened
+        if opened is None or opened.reader.fd < 0:
+            return super().seek(offset, whence)
+        return found_by(opened.reader.seek, opened.reader.size, offset, whence)
 
     def file(self) -> BlobReader | None:
         """Give the reader of the pinned content when it lies in a file as it is."""

@@ -42,6 +42,7 @@ LAYERS = (
         "kvstate.structs",
         "kvstate.pacing",
         "kvstate.asking",
+        "kvstate.sparse",
     },
     {"kvstate.policy"},
     {

@@ -238,6 +238,37 @@ class TestSession:
         assert body == struct.pack("=QII", 77, 1 | 2 | 32, 0)
         assert session.open_nodes.handle_of(5) == 77
 
+    def failed(self, session, code, asker):
+        session._turn.code, session._turn.asker = code, asker
+        answer = struct.pack("=IiQ", 16, -errno.ENOENT, 1)
+        buffer = ctypes.create_string_buffer(answer, len(answer))
+        return struct.unpack("=IiQ", session._failed(ctypes.addressof(buffer), 16))[1]
+
+    def test_who_lost_a_name_is_told_to_look_again_and_waited_for(self):
+        session = Session(None, lambda _: None, lambda _: False)
+
+        told = self.failed(session, self.OPEN, 100)
+        waited_for = set(session._lost)
+        session._has_found()
+
+        assert (told, waited_for, session._lost) == (-errno.ESTALE, {100}, set())
+
+    def test_who_learns_that_it_is_gone_is_not_waited_for(self):
+        session = Session(None, lambda _: None, lambda _: False)
+        self.failed(session, self.OPEN, 100)
+
+        told = self.failed(session, 1, 100)
+
+        assert (told, session._lost) == (-errno.ENOENT, set())
+
+    def test_who_does_not_come_back_is_waited_for_once(self):
+        session = Session(None, lambda _: None, lambda _: False)
+        self.failed(session, self.OPEN, 100)
+
+        session._let_find()
+
+        assert session._lost == set()
+
     def test_a_value_as_long_as_the_answer_to_a_create_is_left_as_it_is(self):
         _, body = self.answered(22, bytes(128) + struct.pack("=QII", 77, 0, 0))
 

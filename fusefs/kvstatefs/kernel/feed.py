@@ -18,6 +18,7 @@ answers hold for no time until the feed works again.
 from __future__ import annotations
 
 import logging
+import stat
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -25,7 +26,6 @@ from typing import TYPE_CHECKING, Final
 from kvstate.clock import SECOND
 from kvstate.errors import Compacted, StateError, Unavailable
 from kvstate.names import file_name_of_key
-from kvstatefs.errnos import errno_of
 from kvstatefs.kernel.wire import attributes_bytes
 
 if TYPE_CHECKING:
@@ -62,6 +62,10 @@ def places_of(change: Named) -> Iterable[tuple[str, ...]]:
             parts = name.split("/")
             for view in _VIEWS:
                 yield view, *parts
+
+
+def _is_file(found: Attributes) -> bool:
+    return stat.S_ISREG(found.mode)
 
 
 class Feed:
@@ -132,6 +136,8 @@ class Feed:
                 if self._failed:
                     self._recover()
             except Exception as error:  # noqa: BLE001  (whatever it is: nothing may stay stale)
+                if self._over.is_set():
+                    return
                 self._fail(error)
                 self._over.wait(_AGAIN_SECONDS)
 
@@ -173,13 +179,11 @@ class Feed:
 
     def _look(self, parent: Known, name: str) -> bool:
         """Compare what was told of a name with what is; say whether it leads where it did."""
-        try:
-            found: Attributes | None = self._tree.lookup(parent.node, name)
-        except (StateError, OSError, UnicodeError) as error:
-            if isinstance(error, Unavailable):
-                raise
-            errno_of(error)
-            found = None
+        found = self._found(lambda: self._tree.lookup(parent.node, name))
+        stored = found
+        if found is not None and found.content is None and _is_file(found):
+            node = found.node
+            stored = self._found(lambda: self._tree.stored(node))
         with self._table.lock:
             children = parent.children
             if children is None or name not in children:
@@ -188,30 +192,44 @@ class Feed:
             if child is None:
                 same = found is None
             else:
-                same = found is not None and self._same(child, found)
+                same = found is not None and self._same(child, found, stored)
             if not same:
                 self._table.untell(parent, name)
         if not same:
             self._notices.name(parent.number, name)
             if child is not None:
                 self._stale(child)
-        if found is not None and found.origin:
-            self._grow(found)
+        if stored is not None and stored.origin:
+            self._grow(stored)
         return same
 
-    def _same(self, child: Known, found: Attributes) -> bool:
-        """Whether a node is what was found; its attributes are told anew if only they differ."""
+    @staticmethod
+    def _found(look: Callable[[], Attributes]) -> Attributes | None:
+        try:
+            return look()
+        except Unavailable:
+            raise
+        except (StateError, OSError, UnicodeError):
+            return None
+
+    def _same(self, child: Known, found: Attributes, stored: Attributes | None) -> bool:
+        """Whether a node is what was found; its attributes are told anew if only they differ.
+
+        While a file is written, what is ``stored`` counts for a node that is not the writers'.
+        """
         if child.node != found.node:
             return False
-        if child.is_file and not child.writers and found.content is not None:
-            if child.detached:
+        if child.writers:
+            return True
+        if child.is_file:
+            if child.detached or stored is None:
                 return False
-            if child.content != found.content:
-                if not child.grows_to(found):
+            if child.content != stored.content:
+                if not child.grows_to(stored):
                     return False
-                child.content = found.content
-        packed = attributes_bytes(found, found.inode)
-        if packed != child.packed and not child.writers:
+                child.content = stored.content
+            found = stored
+        if attributes_bytes(found, found.inode) != child.packed:
             self._notices.attributes(child.number)
         return True
 

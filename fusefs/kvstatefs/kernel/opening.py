@@ -63,7 +63,7 @@ _CACHED: Final = Open.KEEP_CACHE | Open.NOFLUSH
 class OpenFile:
     """An open file, or what all who read one node share."""
 
-    __slots__ = ("count", "flushed", "handle", "kind", "known", "pid", "writes")
+    __slots__ = ("count", "failed", "flushed", "handle", "kind", "known", "pid", "writes")
 
     def __init__(self, handle: Handle, known: Known, kind: int, pid: int = 0) -> None:
         self.handle = handle
@@ -73,6 +73,8 @@ class OpenFile:
         self.count = 1
         self.writes = 0
         """How often it was written to."""
+        self.failed = False
+        """Whether it could not be stored: then nobody reads what was written."""
         self.flushed = 0
         """How many of these are stored."""
 
@@ -476,7 +478,9 @@ class Opening:
         pids = {
             file.pid
             for number in list(known.handles)
-            if (file := self._files.get(number)) is not None and file.kind == WRITER
+            if (file := self._files.get(number)) is not None
+            and file.kind == WRITER
+            and not file.failed
         }
         if pid in pids:
             return True
@@ -500,6 +504,7 @@ class Opening:
     def wrote(self, file: OpenFile) -> None:
         """Take note that what a writer's node shows is not what is stored."""
         file.writes += 1
+        file.failed = False
         file.known.shown = None
         file.known.changes += 1
         self._keeping.wrote(file)
@@ -508,7 +513,11 @@ class Opening:
         """Store what was written, durably."""
         known = file.known
         changes, writes = known.changes, file.writes
-        content = file.handle.flush(held) if callable(held) else file.handle.flush()
+        try:
+            content = file.handle.flush(held) if callable(held) else file.handle.flush()
+        except BaseException:
+            file.failed = True
+            raise
         file.flushed = writes
         if content is None:
             return

@@ -56,19 +56,18 @@ class Supervisor:
         texts: Sequence[str],
         *,
         worker: Sequence[str] = WORKER,
+        settle_seconds: float = SETTLE_SECONDS,
     ) -> None:
-        """Take absolute paths, the options and the texts that they were parsed from."""
+        """Take absolute paths, the options and the texts that they were parsed from.
+
+        ``worker`` is what Python is told to run; its last word will be the connection's number.
+        """
         self._store = store
         self._mountpoint = mountpoint
         self._options = options
-        self._settings = json.dumps(
-            {
-                "store": str(store),
-                "mountpoint": str(mountpoint),
-                "options": list(texts),
-            }
-        ).encode()
+        self._texts = list(texts)
         self._words = tuple(worker)
+        self._settle_seconds = settle_seconds
         self._python = sys.executable
         self._events = Events()
         self._restarts = Restarts()
@@ -92,7 +91,7 @@ class Supervisor:
         ``ready`` is called when the mount answers, and says whether the terminal was left.
         """
         self._when_ready = ready
-        with self._events.signals(self._stop, self._reap):
+        with self._events, self._events.signals(self._stop, self._reap):
             try:
                 self._start()
                 while self._status is None:
@@ -119,7 +118,14 @@ class Supervisor:
         self._worker = worker
         self._events.watch(worker.connection.fileno(), self._hear)
         self._events.watch(worker.death, self._bury)
-        worker.send(Packet(packets.BEGIN, self._settings))
+        settings = {
+            "store": str(self._store),
+            "mountpoint": str(self._mountpoint),
+            "options": self._texts,
+            # A store that was moved away is not to be followed by an empty one.
+            "create": not (self._was_ready or self._options.read_only),
+        }
+        worker.send(Packet(packets.BEGIN, json.dumps(settings).encode()))
 
     def _hear(self) -> None:
         worker = self._worker
@@ -180,7 +186,7 @@ class Supervisor:
             if self._when_ready():
                 worker.send(Packet(packets.LEAVE_TERMINAL, b""))
         if self._stopping:
-            worker.send(Packet(packets.SETTLE, SECONDS.pack(SETTLE_SECONDS)))
+            self._settle(worker)
         self._control.is_ready(worker.version)
 
     def _bury(self) -> None:
@@ -191,6 +197,7 @@ class Supervisor:
         self._events.unwatch(worker.connection.fileno())
         self._events.unwatch(worker.death)
         self._worker = None
+        worker.kill()  # what its other threads do is over, too
         status = worker.close()
         if not worker.reaped:
             self._dying.append(worker)
@@ -293,9 +300,12 @@ class Supervisor:
             worker.kill()
         else:
             if worker.ready_at:
-                worker.send(Packet(packets.SETTLE, SECONDS.pack(SETTLE_SECONDS)))
-            deadline = time.monotonic() + SETTLE_SECONDS + _MARGIN_SECONDS
+                self._settle(worker)
+            deadline = time.monotonic() + self._settle_seconds + _MARGIN_SECONDS
             self._events.call_at(deadline, worker.kill)
+
+    def _settle(self, worker: WorkerProcess) -> None:
+        worker.send(Packet(packets.SETTLE, SECONDS.pack(self._settle_seconds)))
 
     def _unmount(self) -> None:
         if not self._device:
@@ -318,7 +328,6 @@ class Supervisor:
         self._forget_mount()
         if self._worker is not None:
             self._worker.close()
-        self._events.close()
 
     @staticmethod
     def _say(text: str) -> None:

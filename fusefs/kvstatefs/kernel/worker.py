@@ -68,8 +68,8 @@ def _serve(link: Link, serve: Callable[..., str] | None) -> int:
     options = parse_options(settings["options"], settings["store"])
     if "debug" in options.words:
         logging.getLogger().setLevel(logging.DEBUG)
-    read_only = options.read_only
-    with open_store(Path(settings["store"]), create=not read_only, read_only=read_only) as store:
+    path, create = Path(settings["store"]), bool(settings["create"])
+    with open_store(path, create=create, read_only=options.read_only) as store:
         handed = link.opened(__version__)
         ledger = Ledger.attach(handed.ledger)
         if handed.resumed and not ledger.replay().init:
