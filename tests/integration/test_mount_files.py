@@ -21,6 +21,14 @@ from tests.integration.mounts import run, shell
 
 pytestmark = pytest.mark.fuse
 
+OVERWRITING = """
+import sys
+for _ in range(10):
+    for letter in range(20):
+        with open(sys.argv[1], "wb") as file:
+            file.write(bytes([letter]) * (1000 + 500 * letter))
+"""
+
 
 @pytest.fixture(scope="module")
 def process(mounted):
@@ -249,9 +257,7 @@ class TestSeveralAtOnce:
         readers = [threading.Thread(target=read) for _ in range(3)]
         for reader in readers:
             reader.start()
-        for _ in range(10):
-            for version in versions:
-                (workflow / "f").write_bytes(version)
+        run(sys.executable, "-c", OVERWRITING, workflow / "f")  # a process reads what it writes
         over.set()
         for reader in readers:
             reader.join()
