@@ -69,11 +69,13 @@ class Looking:
             found = self._tree.lookup(parent.node, name)
             if grace is not None:
                 known, found, body = self._again(grace, found)
+                self._table.named(known, parent, name)
             else:
                 if self._mounted.opens_alone:
                     known, found = self._opening.readers.pin_unasked(parent.node, name, found)
+                    self._table.named(known, parent, name)
                 else:
-                    known = self._table.take(found)
+                    known = self._table.tell(found, parent, name)
                 body = self._mounted.entry(known, found)
         except (NotFound, OSError, StateError, UnicodeError) as error:
             if errno_of(error) != errno.ENOENT:
@@ -83,7 +85,6 @@ class Looking:
             valid_ns = self._feed.absent_ns() if lasts else 0
             self._mounted.answer(unique, negative_answer(valid_ns))
         else:
-            self._table.named(known, parent, name)
             if not self._mounted.answer(unique, body):
                 self._table.forget(known.number, 1)
         self._feed.behind(position, parent, (name,))
@@ -219,8 +220,7 @@ class Looking:
             if found is None or (self._mounted.read_only and found.content is not None):
                 parts.append(NO_ENTRY + tail)
                 continue
-            known = self._table.take(found)
-            self._table.named(known, folder.known, listed.name)
+            known = self._table.tell(found, folder.known, listed.name)
             told.append(known)
             names.append(listed.name)
             parts.append(self._mounted.entry(known, found) + tail)
@@ -237,7 +237,7 @@ class Looking:
         (room,) = _SIZE.unpack_from(data, 40)
         name = text(bytes(data[48 : size - 1]))
         if not name.startswith("user."):
-            refuse(errno.ENODATA if name.startswith("security.") else errno.ENOTSUP)
+            refuse(errno.ENOTSUP)  # some programs then never ask again (`ls` for SELinux labels)
         value = self._tree.xattrs(self._table.get(number).node).get(name)
         if value is None:
             refuse(errno.ENODATA)

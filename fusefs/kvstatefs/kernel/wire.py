@@ -113,6 +113,7 @@ class Notice(IntEnum):
 
     INVAL_INODE = 2
     INVAL_ENTRY = 3
+    STORE = 4
     RESEND = 7
 
 
@@ -261,6 +262,12 @@ def notice(code: Notice, body: bytes = b"") -> bytes:
 def node_notice(number: int, offset: int) -> bytes:
     """Tell that a node's attributes changed, and its pages from an offset on; -1: no pages."""
     return notice(Notice.INVAL_INODE, struct.pack("=Qqq", number, offset, 0))
+
+
+def store_notice(number: int, content: bytes) -> bytes:
+    """Give a node's whole content to the kernel, before it asks."""
+    body = struct.pack("=QQII", number, 0, len(content), 0)
+    return notice(Notice.STORE, body + content)
 
 
 def name_notice(parent: int, name: bytes) -> bytes:
