@@ -23,7 +23,7 @@ if TYPE_CHECKING:
 
     from kvstate.blob_reader import BlobReader
     from kvstate.clock import Clock
-    from kvstatefs.nodes import Attributes, Handle
+    from kvstatefs.nodes import Attributes, Changes, Handle
 
 __all__ = [
     "Copies",
@@ -176,6 +176,10 @@ class WorkingCopy(ABC, Generic[S]):
     @abstractmethod
     def attributes(self) -> Attributes:
         """Give the file's attributes with the working copy's size and time."""
+
+    def keep(self, changes: Changes) -> None:
+        """Change attributes of a file that is gone; a kind that has none forgets it."""
+        del changes
 
     # For everybody
 
@@ -448,6 +452,10 @@ class WriteHandle(Generic[C]):
     def attributes(self) -> Attributes:
         """Give the attributes with the working copy's size."""
         return self.copy.attributes()
+
+    def keep(self, changes: Changes) -> None:
+        """Change attributes of a file that is gone."""
+        self.copy.keep(changes)
 
 
 class WrittenHandle(ReadingHandle, Generic[C]):

@@ -147,6 +147,16 @@ class TestContentThatWasStoredBefore:
         store.blobs.acquit(blob)
 
 
+def test_what_is_damaged_can_be_overwritten(walker, store):
+    walker.write(PATH, LARGE)
+    blob = store.catalog.walk_path(tuple(NAME.split("/"))).blob
+    store.blobs.quarantine(blob, "for the test")
+
+    walker.write(PATH, OTHER)
+
+    assert walker.read(PATH) == OTHER
+
+
 def test_small_content_keeps_to_the_records_in_every_tier(tmp_path, open_checked):
     store = open_checked(tmp_path / "store", settings=StoreSettings(inline_bytes_max=0))
     walker = Walker(store)

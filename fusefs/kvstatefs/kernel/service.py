@@ -19,6 +19,7 @@ from kvstatefs.errnos import errno_of
 from kvstatefs.kernel.changing import Changing
 from kvstatefs.kernel.keeping import Keeping
 from kvstatefs.kernel.known import WRITER, OpenFile
+from kvstatefs.kernel.listings import Listings
 from kvstatefs.kernel.looking import Looking
 from kvstatefs.kernel.loop import Lane, Loop, Request
 from kvstatefs.kernel.mounted import Asker, Mounted
@@ -44,7 +45,7 @@ _FALLOCATE = struct.Struct("=QQQII")
 _LSEEK = struct.Struct("=QQII")
 _COPY = struct.Struct("=QQQQQQQ")
 _QUICK_BYTES: Final = 64 * 1024
-_PARKED_SECONDS: Final = 10.0
+_PARKED_SECONDS: Final = 1.5
 _WRITE_CACHE: Final = 1 << 0
 _WRITE_KILLS_SET_ID: Final = 1 << 2
 _COMMITTING: Final = frozenset({
@@ -52,6 +53,7 @@ _COMMITTING: Final = frozenset({
     Code.RENAME2, Code.FSYNC, Code.SETXATTR, Code.REMOVEXATTR,
 })  # fmt: skip
 _LOOKING: Final = frozenset({Code.READDIR, Code.READDIRPLUS, Code.STATFS, Code.LISTXATTR})
+_OF_NODES: Final = frozenset({Code.LOOKUP, Code.GETATTR, Code.GETXATTR, Code.OPEN})
 _NEVER_ANSWERED: Final = frozenset({Code.FORGET, Code.BATCH_FORGET, Code.NOTIFY_REPLY})
 _UNKNOWN_IS_EIO: Final = frozenset({errno.EIO})
 _LEAST: Final = {
@@ -107,7 +109,7 @@ class Service:
         self._handlers = self._table_of_handlers()
 
     def _table_of_handlers(self) -> dict[int, Callable[..., bytes | None]]:
-        looking, changing = self.looking, self.changing
+        looking, changing, listings = self.looking, self.changing, Listings(self.mounted)
         return {
             Code.LOOKUP: looking.lookup,
             Code.FORGET: self._forget,
@@ -135,10 +137,10 @@ class Service:
             Code.REMOVEXATTR: changing.removexattr,
             Code.FLUSH: self._flush,
             Code.INIT: self._init,
-            Code.OPENDIR: looking.opendir,
-            Code.READDIR: looking.readdir,
-            Code.READDIRPLUS: looking.readdirplus,
-            Code.RELEASEDIR: looking.releasedir,
+            Code.OPENDIR: listings.opendir,
+            Code.READDIR: listings.readdir,
+            Code.READDIRPLUS: listings.readdirplus,
+            Code.RELEASEDIR: listings.releasedir,
             Code.FSYNCDIR: _done,
             Code.CREATE: changing.create,
             Code.INTERRUPT: self._interrupt,
@@ -216,9 +218,16 @@ class Service:
         if code in {Code.FLUSH, Code.RELEASE}:
             file = self.opening.find(int.from_bytes(data[40:48], "little"))
             return None if file is None or file.kind != WRITER else self._commits
-        if code == Code.OPEN:
+        if code in _OF_NODES:
             known = self._table.find(int.from_bytes(data[16:24], "little"))
-            if known is None or known.fast is not None or known.size <= _QUICK_BYTES:
+            if known is not None and known.computed:
+                return self._others
+            if (
+                code != Code.OPEN
+                or known is None
+                or known.fast is not None
+                or known.size <= _QUICK_BYTES
+            ):
                 return None
             return self._lane_of_node(known)
         if code in {Code.FALLOCATE, Code.COPY_FILE_RANGE, Code.COPY_FILE_RANGE_64, Code.LSEEK}:
