@@ -81,8 +81,8 @@ class MountProcess:
             return list(store.check(verify=True).problems)
 
 
-def run(*command, cwd=None, code=0):
-    """Run a tool; give what it said."""
+def run(*command, cwd=None, code=0, errors=False):
+    """Run a tool; give what it said, or (``errors``) the text of what it complained about."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
@@ -92,7 +92,7 @@ def run(*command, cwd=None, code=0):
         env={**os.environ, "LC_ALL": "C.UTF-8"},
     )
     assert done.returncode == code, (command, done.stdout[-2000:], done.stderr[-2000:])
-    return done.stdout
+    return done.stderr.decode() if errors else done.stdout
 
 
 def shell(text, cwd=None, code=0):
