@@ -54,6 +54,10 @@ _COMMITTING: Final = frozenset({
 })  # fmt: skip
 _LOOKING: Final = frozenset({Code.READDIR, Code.READDIRPLUS, Code.STATFS, Code.LISTXATTR})
 _OF_NODES: Final = frozenset({Code.LOOKUP, Code.GETATTR, Code.GETXATTR, Code.OPEN})
+_OF_FILES: Final = frozenset({Code.READ, Code.WRITE, Code.FLUSH, Code.RELEASE})
+_MOVING_BYTES: Final = frozenset(
+    {Code.FALLOCATE, Code.COPY_FILE_RANGE, Code.COPY_FILE_RANGE_64, Code.LSEEK}
+)
 _NEVER_ANSWERED: Final = frozenset({Code.FORGET, Code.BATCH_FORGET, Code.NOTIFY_REPLY})
 _UNKNOWN_IS_EIO: Final = frozenset({errno.EIO})
 _LEAST: Final = {
@@ -202,37 +206,36 @@ class Service:
             return self._commits
         if code in _LOOKING:
             return self._folders
+        if code in _OF_NODES:
+            return self._lane_of_look(code, self._table.find(int.from_bytes(data[16:24], "little")))
+        if code in _OF_FILES:
+            return self._lane_of_use(code, data)
+        return self._others if code in _MOVING_BYTES else None
+
+    def _lane_of_look(self, code: int, known: Known | None) -> Lane | None:
+        """Let what is computed, and an open of large content, step aside: they may wait for a disk."""
+        if known is None:
+            return None
+        if known.computed:
+            return self._others
+        if code == Code.OPEN and known.fast is None and known.size > _QUICK_BYTES:
+            return self._lane_of_node(known)
+        return None
+
+    def _lane_of_use(self, code: int, data: bytearray) -> Lane | None:
+        """Let large content, which needs a disk, and what commits step aside."""
+        file = self.opening.find(int.from_bytes(data[40:48], "little"))
         if code == Code.READ:
-            file = self.opening.find(int.from_bytes(data[40:48], "little"))
             if file is None and self.mounted.opens_alone:
                 known = self._table.find(int.from_bytes(data[16:24], "little"))
-                slow = known is not None and known.size > _QUICK_BYTES
+                slow = known is not None and (known.size > _QUICK_BYTES or known.computed)
                 return self._lane_of_node(known) if known is not None and slow else None
             return self._lane_of_node(file.known) if file and file.handle.slow else None
         if code == Code.WRITE:
-            offset = int.from_bytes(data[48:56], "little")
-            end = offset + int.from_bytes(data[56:60], "little")
-            file = self.opening.find(int.from_bytes(data[40:48], "little"))
+            end = int.from_bytes(data[48:56], "little") + int.from_bytes(data[56:60], "little")
             quick = end <= _QUICK_BYTES and (file is None or file.known.size <= _QUICK_BYTES)
             return None if quick else self._others
-        if code in {Code.FLUSH, Code.RELEASE}:
-            file = self.opening.find(int.from_bytes(data[40:48], "little"))
-            return None if file is None or file.kind != WRITER else self._commits
-        if code in _OF_NODES:
-            known = self._table.find(int.from_bytes(data[16:24], "little"))
-            if known is not None and known.computed:
-                return self._others
-            if (
-                code != Code.OPEN
-                or known is None
-                or known.fast is not None
-                or known.size <= _QUICK_BYTES
-            ):
-                return None
-            return self._lane_of_node(known)
-        if code in {Code.FALLOCATE, Code.COPY_FILE_RANGE, Code.COPY_FILE_RANGE_64, Code.LSEEK}:
-            return self._others
-        return None
+        return None if file is None or file.kind != WRITER else self._commits
 
     def _lane_of_node(self, known: Known) -> Lane:
         if tag_of(known.node) == FILE:
