@@ -70,7 +70,9 @@ def test_a_move_takes_back_the_name_in_one_tier_and_its_absence_in_the_other(ker
 
     other.artifacts.move(NAME, "cold")
 
-    assert [each for each in kernel.told() if each[0] == "entry"] == entries((hot, "a"), (cold, "a"))
+    assert [each for each in kernel.told() if each[0] == "entry"] == entries(
+        (hot, "a"), (cold, "a")
+    )
 
 
 def test_an_absent_name_that_comes_into_being_is_taken_back(kernel, other):
