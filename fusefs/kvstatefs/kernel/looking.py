@@ -6,6 +6,7 @@ import errno
 import itertools
 import os
 import struct
+import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
 from kvstate.errors import NotFound, StateError
@@ -55,7 +56,8 @@ class Looking:
         self._feed = mounted.feed
         self._opening = opening
         self._folders: dict[int, OpenFolder] = {}
-        self._numbers = itertools.count(1)
+        # Those that a process before this one gave out are in use still, and nobody noted them.
+        self._numbers = itertools.count(time.monotonic_ns())
 
     # Names
 
