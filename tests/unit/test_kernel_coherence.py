@@ -1,4 +1,4 @@
-"""What the kernel keeps stays true: which notices a commit by anybody else brings, and which not."""
+"""What the kernel keeps stays true: which notices each commit by anybody else brings."""
 
 from __future__ import annotations
 
