@@ -10,6 +10,7 @@ from __future__ import annotations
 import itertools
 import os
 import struct
+import time
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -88,7 +89,8 @@ class Listings:
         self._table = mounted.table
         self._feed = mounted.feed
         self._open: dict[int, OpenFolder] = {}
-        self._numbers = itertools.count(1)
+        # Those that a process before this one gave out are in use still, and nobody noted them.
+        self._numbers = itertools.count(time.monotonic_ns())
         self._whole: OrderedDict[int, Whole] = OrderedDict()
         self._names = 0
 
@@ -125,7 +127,6 @@ class Listings:
         folder = self._open.get(handle)
         if folder is None:  # opened by a process that is gone
             folder = self._open[handle] = self._folder(self._table.get(number))
-            self._numbers = itertools.count(max(handle, next(self._numbers)) + 1)
         elif not offset and (folder.names or folder.whole):
             folder = self._open[handle] = self._folder(folder.known)  # rewinddir looks again
         return folder

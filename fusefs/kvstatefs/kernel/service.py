@@ -213,7 +213,7 @@ class Service:
         return self._others if code in _MOVING_BYTES else None
 
     def _lane_of_look(self, code: int, known: Known | None) -> Lane | None:
-        """Let what is computed, and an open of large content, step aside: they may wait for a disk."""
+        """Let what is computed, and an open of large content, step aside: they may have to wait."""
         if known is None:
             return None
         if known.computed:
@@ -314,6 +314,8 @@ class Service:
             until = time.monotonic() + _PARKED_SECONDS
             with self._table.lock:
                 self._parked.append((unique, file, offset, length, until))
+            if not blocks(offset):  # a commit came between the two
+                self._unpark()
             return None
         return file.handle.read(offset, length)
 
@@ -325,23 +327,24 @@ class Service:
 
     def _unpark(self) -> None:
         """Answer those who wait at the end of a file that grows."""
-        if not self._parked:
-            return
         now = time.monotonic()
-        with self._table.lock:
-            waiting, self._parked = self._parked, []
-        for each in waiting:
+        for each in list(self._parked):
             unique, file, offset, length, until = each
+            body, failed = b"", None
             try:
                 body = file.handle.read(offset, length)
             except Exception as error:  # noqa: BLE001  (this is an edge, too)
-                self._fail(unique, Code.READ, file.known.number, error)
+                failed = error
+            if not (body or failed or now > until):
                 continue
-            if body or now > until:
+            with self._table.lock:
+                if each not in self._parked:  # interrupted, or answered by another thread
+                    continue
+                self._parked.remove(each)
+            if failed is None:
                 self.mounted.answer(unique, body)
             else:
-                with self._table.lock:
-                    self._parked.append(each)
+                self._fail(unique, Code.READ, file.known.number, failed)
 
     def _write(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
         del unique, node, asker
