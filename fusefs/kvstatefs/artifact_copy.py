@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import errno
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from kvstate.errors import Exists, NotFound
+from kvstate.errors import Exists, NotFound, StateError
 from kvstate.staging import Staging
 from kvstatefs.artifact_records import content_name
 from kvstatefs.copies import WorkingCopy
@@ -64,6 +65,7 @@ class ArtifactCopy(WorkingCopy[Staging]):
         """What it was renamed over before it was stored, and replaces when it is."""
         self._records = records
         self._on_stored = stored
+        self._kept: ReadHandle | None = None
         super().__init__(records.store.clock, fresh=fresh)
 
     def visible_in(self, tier: int | None, stored: File | None = None) -> bool:
@@ -89,10 +91,20 @@ class ArtifactCopy(WorkingCopy[Staging]):
 
     def _load(self, staged: Staging) -> None:
         assert self.base is not None
-        handle = ReadHandle(self._records, self._records.fetch(self.base.id) or self.base)
+        handle = self._kept
+        if handle is None:
+            handle = ReadHandle(self._records, self._records.fetch(self.base.id) or self.base)
         while data := handle.read(staged.size, _COPY_BYTES):
             staged.extend(data)
         self.base = handle.record
+
+    def keep(self) -> None:
+        """Keep hold of what is stored: it is about to be removed, and writers go on with it."""
+        with self.lock:
+            if self.base is not None and self._staged is None:
+                with suppress(StateError, OSError):  # then it cannot be read anyway
+                    file = self._records.fetch(self.base.id) or self.base
+                    self._kept = ReadHandle(self._records, file)
 
     def _outdated(self) -> bool:
         if self.base is None:

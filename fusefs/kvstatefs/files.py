@@ -11,7 +11,14 @@ from weakref import WeakValueDictionary
 from kvstate.nodes import File
 from kvstatefs.artifact_copy import ArtifactCopy, Making
 from kvstatefs.artifact_records import ArtifactRecords
-from kvstatefs.attributes import computed_of_file, user_attribute
+from kvstatefs.attributes import (
+    HOLD,
+    TIER,
+    computed_of_file,
+    set_hold,
+    set_tier,
+    user_attribute,
+)
 from kvstatefs.copies import Copies, WriteHandle
 from kvstatefs.nodes import (
     Attributes,
@@ -137,6 +144,11 @@ class Files(PlainView):
         copy = self._copy(self._file(node)) if self.copies else None
         return None if copy is None else self.copies.reading(copy)
 
+    def tier_and_folder(self, node: Node) -> tuple[int, int]:
+        """Give the tier that a file is in, or is to be in, and its folder's identity."""
+        file = self._file(node)
+        return file.tier or 0, file.parent
+
     def has_writers(self, node: Node) -> bool:
         """Whether somebody has the file open for writing."""
         return bool(self.copies) and self._copy(self._file(node)) is not None
@@ -212,9 +224,21 @@ class Files(PlainView):
         return {**file.xattrs, **computed_of_file(self.store, file)}
 
     def setxattr(self, node: Node, name: str, value: bytes | None, flags: int) -> None:
-        """Set or remove one of a file's own attributes."""
-        user_attribute(name, value, self.xattrs(node), flags)
+        """Set or remove one of a file's own attributes, its tier or a hold.
+
+        Not while something is written that is not stored: who copies attributes, too (`cp -a`,
+        `mv`), means the file's own, and not to move the copy to where the original is.
+        """
         file = self._file(node)
+        copy = self._copy(file)
+        written = copy is not None and copy.dirty
+        if name in {TIER, HOLD} and isinstance(file, File) and not written:
+            if name == TIER:
+                set_tier(self.store, file, value)
+            else:
+                set_hold(self.store, file, value, flags)
+            return
+        user_attribute(name, value, self.xattrs(node), flags)
         if not isinstance(file, ArtifactCopy):
             self.store.catalog.set_xattr(file.id, name, value)
         elif value is None:

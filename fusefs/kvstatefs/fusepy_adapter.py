@@ -33,6 +33,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kvstatefs.nodes import Attributes
+    from kvstatefs.operation_counts import OperationCounts
     from kvstatefs.tree import Tree
 
 __all__ = ["FusepyMount"]
@@ -159,8 +160,10 @@ class FusepyMount:
         """Give libfuse's table of operations, filled."""
         operations = fuse.fuse_operations()
         kinds = {field[0]: field[1] for field in fuse.fuse_operations._fields_}
+        counts = self._files.tree.counts
         for name, arguments in _PROTOTYPES.items():
-            callback = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(_guarded(getattr(self, name)))
+            guarded = _guarded(getattr(self, name), name, counts)
+            callback = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(guarded)
             self._callbacks.append(callback)
             setattr(operations, name, ctypes.cast(callback, kinds[name]))
         operations.flag_nullpath_ok = 1
@@ -390,14 +393,19 @@ def _answered(data: bytes, buffer: int, size: int) -> int:
     return len(data)
 
 
-def _guarded(function: Callable[..., int]) -> Callable[..., int]:
-    """Translate every error to its number: what passes ctypes would look like success."""
+def _guarded(
+    function: Callable[..., int], kind: str, counts: OperationCounts
+) -> Callable[..., int]:
+    """Translate every error to its number: what passes ctypes would look like success. Count."""
+    done = counts.done
 
     def guarded(*arguments: Any) -> int:
+        done[kind] += 1
         try:
             return function(*arguments)
         except Exception as error:  # noqa: BLE001  (this is the edge)
             number = errno_of(error)
+            counts.failed(kind, number)
             if number == errno.EIO:
                 log.warning("%s: %s", function.__name__, error)
             return -number

@@ -6,18 +6,29 @@ import errno
 import itertools
 import os
 import stat
+from functools import lru_cache
 from typing import TYPE_CHECKING, Final
 
 from kvstate.clock import SECOND
 from kvstate.errors import InvalidName
 from kvstate.keyspace import namespace_key
 from kvstate.names import NAME_BYTES_MAX, check_namespace, file_name_of_key, key_of_file_name
+from kvstate.space import Owner, open_space
 from kvstatefs.attributes import TTL, computed_of_entry, user_attribute
 from kvstatefs.copies import Copies, WriteHandle
 from kvstatefs.key_copy import KeyCopy, TextHandle
 from kvstatefs.keys import Keys, Place
 from kvstatefs.listing import Listed, Listing, Page
-from kvstatefs.nodes import RENAME_NOREPLACE, STATE, Attributes, Caller, Changes, inode_of, refuse
+from kvstatefs.nodes import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    STATE,
+    Attributes,
+    Caller,
+    Changes,
+    inode_of,
+    refuse,
+)
 from kvstatefs.views import PlainView
 
 if TYPE_CHECKING:
@@ -47,7 +58,8 @@ class StateView(PlainView):
         self.keys = Keys(store)
         self.copies: Copies[KeyCopy] = Copies(version.touch, presence.check)
         self._store = store
-        self._uid, self._gid = os.getuid(), os.getgid()
+        self._nobody = Owner(0o755, os.getuid(), os.getgid())
+        """Who owns a namespace that nobody has given an owner."""
         self._began_ns = store.clock.now_ns()
 
     # Names and nodes: a node is its names
@@ -83,17 +95,25 @@ class StateView(PlainView):
 
     # Attributes
 
-    def _folder(self, node: Node) -> Attributes:
+    def _owner(self, namespace: str) -> Owner | None:
+        """Give who owns a namespace; None when there is none."""
+        key = namespace_key(namespace.encode("utf-8", "surrogateescape"))
+        data = self._store.engine.get(key)
+        return None if data is None else _owner_of(key, data) or self._nobody
+
+    def _folder(self, node: Node, owner: Owner) -> Attributes:
         times = (self._began_ns, self._began_ns, self._began_ns)
-        inode = inode_of(node)
-        return Attributes(node, inode, _FOLDER_MODE, 0, self._uid, self._gid, *times, links=2)
+        mode = stat.S_IFDIR | owner.mode
+        return Attributes(node, inode_of(node), mode, 0, owner.uid, owner.gid, *times, links=2)
 
     def _file(self, place: Place, size: int, modified_ns: int) -> Attributes:
         """Give the attributes of a key's file while it is being written."""
         node = (STATE, *place)
         times = (modified_ns, modified_ns, modified_ns)
+        owner = self._owner(place.namespace) or self._nobody
+        mode = stat.S_IFREG | 0o666 & owner.mode
         return Attributes(
-            node, inode_of(node), _FILE_MODE, size, self._uid, self._gid, *times, lasting=False
+            node, inode_of(node), mode, size, owner.uid, owner.gid, *times, lasting=False
         )
 
     def _stored_file(self, place: Place, entry: Entry) -> Attributes:
@@ -109,9 +129,10 @@ class StateView(PlainView):
         if len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
             refuse(errno.ENAMETOOLONG)
         if parent == TOP:
-            if not self._has_namespace(name):
+            owner = self._owner(name)
+            if owner is None:
                 refuse(errno.ENOENT)
-            return self._folder((STATE, name))
+            return self._folder((STATE, name), owner)
         try:
             place = self._key_place(parent, name)
         except InvalidName:
@@ -130,11 +151,11 @@ class StateView(PlainView):
     def getattr(self, node: Node) -> Attributes:
         """Give a folder's or a file's attributes."""
         if node == TOP:
-            return self._folder(node)
+            return self._folder(node, self._nobody)
         if self._is_key(node):
             return self._found(self._place(node))
-        self._namespace(node)
-        return self._folder(node)
+        namespace = self._namespace(node)
+        return self._folder(node, self._owner(namespace) or self._nobody)
 
     def listing(self, node: Node) -> Listing:
         """Open `state/` or a namespace for listing."""
@@ -239,14 +260,14 @@ class StateView(PlainView):
 
     def mkdir(self, parent: Node, name: str, mode: int, caller: Caller) -> Attributes:
         """Make a namespace."""
-        del mode, caller
         if parent != TOP:
             refuse(errno.EPERM, "a namespace holds keys, not folders")
         check_namespace(name)
         if self._has_namespace(name):
             refuse(errno.EEXIST)
-        self._store.make_namespace(name)
-        return self._folder((STATE, name))
+        owner = Owner(stat.S_IMODE(mode), caller.uid, caller.gid)
+        self._store.make_namespace(name, owner)
+        return self._folder((STATE, name), owner)
 
     def rmdir(self, parent: Node, name: str) -> None:
         """Remove an empty namespace."""
@@ -278,45 +299,56 @@ class StateView(PlainView):
         self, parent: Node, name: str, new_parent: Node, new_name: str, flags: int = 0
     ) -> None:
         """Rename a key in its namespace; over another key, it replaces that one's value."""
-        if flags & ~RENAME_NOREPLACE:
+        if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
             refuse(errno.EINVAL)
-        if flags & RENAME_NOREPLACE and self.has(new_parent, new_name):
-            refuse(errno.EEXIST)
         if TOP in {parent, new_parent}:
             self.lookup(parent, name)
             refuse(errno.EPERM, "a namespace keeps its name")
         if parent != new_parent:
             refuse(errno.EXDEV)
         source, target = self._key_place(parent, name), self._key_place(new_parent, new_name)
+        if flags == RENAME_EXCHANGE:
+            self._exchange(source, target)
+            return
+        if flags == RENAME_NOREPLACE and self.has(new_parent, new_name):
+            refuse(errno.EEXIST)
         if source == target:
             return
+        replace = not flags
         copy = self.copies.find(source)
         if copy is None:
-            self.keys.rename(source, target)
+            self.keys.rename(source, target, replace=replace)
             gone = self.copies.find(target)
             if gone is not None:
                 self.copies.unlink(gone)
             return
         with copy.lock:
             if self.keys.entry(source) is not None:
-                self.keys.rename(source, target)
+                self.keys.rename(source, target, replace=replace)
             copy.place = target
             copy.base = self.keys.entry(target)
             self.copies.rekey(copy, target)
 
+    def _exchange(self, source: Place, target: Place) -> None:
+        """Let two keys have each other's names; what is not stored yet is stored before."""
+        for place in (source, target):
+            copy = self.copies.find(place)
+            if copy is not None:
+                copy.flush(lambda: False)
+        self.keys.exchange(source, target)
+
     # Attributes that keys do not have are taken and forgotten, so that `cp -p` and editors work.
 
     def setattr(self, node: Node, changes: Changes) -> Attributes:
-        """Truncate a key's file; owners, modes and times are not kept.
+        """Truncate a key's file, or change a namespace's owner and mode, which its keys have, too.
 
-        What sets the time to now (`touch`) lets the key live for its namespace's TTL again.
+        A key's own owner, mode and times are not kept. What sets its time to now (`touch`) lets it
+        live for its namespace's TTL again.
         """
+        if not self._is_key(node):
+            return self._own(node, changes)
         now_ns = self._store.clock.now_ns()
-        if (
-            changes.modified_ns is not None
-            and abs(changes.modified_ns - now_ns) < _NOW_NS
-            and self._is_key(node)
-        ):
+        if changes.modified_ns is not None and abs(changes.modified_ns - now_ns) < _NOW_NS:
             self.keys.touch(self._place(node))
         if changes.size is not None:
             handle = self.open(node, os.O_WRONLY)
@@ -326,6 +358,26 @@ class StateView(PlainView):
             finally:
                 handle.release()
         return self.getattr(node)
+
+    def _own(self, node: Node, changes: Changes) -> Attributes:
+        """Change a namespace's owner or mode; that of `state/` itself is the mount's."""
+        if changes.size is not None:
+            refuse(errno.EISDIR)
+        wanted = (changes.mode, changes.uid, changes.gid)
+        if wanted == (None, None, None):
+            return self.getattr(node)
+        if node == TOP:
+            refuse(errno.EPERM)
+
+        def changed(owner: Owner | None) -> Owner:
+            owner = owner or self._nobody
+            return Owner(
+                owner.mode if changes.mode is None else stat.S_IMODE(changes.mode),
+                owner.uid if changes.uid is None else changes.uid,
+                owner.gid if changes.gid is None else changes.gid,
+            )
+
+        return self._folder(node, self._store.own_namespace(self._namespace(node), changed))
 
     def xattrs(self, node: Node) -> dict[str, bytes]:
         """Give what is computed for a key."""
@@ -339,3 +391,9 @@ class StateView(PlainView):
             return
         user_attribute(name, value, self.xattrs(node), flags)
         refuse(errno.ENOTSUP)
+
+
+@lru_cache(maxsize=1024)
+def _owner_of(key: bytes, data: bytes) -> Owner | None:
+    """Give the owner from a namespace's record."""
+    return open_space(key, data).owner

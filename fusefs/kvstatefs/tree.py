@@ -40,12 +40,14 @@ from kvstatefs.nodes import (
     Changes,
     Handle,
     Node,
+    identity_of,
     node_number,
     refuse,
     tag_of,
 )
 from kvstatefs.operation_counts import OperationCounts
 from kvstatefs.presence import Presence
+from kvstatefs.room import Room
 from kvstatefs.state_view import TOP, StateView
 from kvstatefs.trash_view import TRASH, TrashView
 
@@ -74,6 +76,7 @@ class Tree:
         But for what is not ``lasting`` (`Attributes`): that may change at any time.
         """
         self._presence = Presence(store)
+        self._room = Room(store)
         self.files = Files(store, self.version, self._presence)
         self.state = StateView(store, self.version, self._presence)
         tiers = {HOT: 0, WARM: 1, COLD: 2, ALL: None}
@@ -144,9 +147,15 @@ class Tree:
         return view.stored(node) if isinstance(view, Files | StateView) else view.getattr(node)
 
     def statfs(self, node: Node = ROOT) -> os.statvfs_result:
-        """Give the truth about the room that there is for what is below a node."""
-        del node
-        return os.statvfs(self.store.path)
+        """Give the truth about the room there is: of a node's tier, within its quotas."""
+        if isinstance(node, tuple):
+            return self._room.of_namespace(node[1] if node[0] == STATE and len(node) > 1 else None)
+        tag, identity = tag_of(node), identity_of(node)
+        if tag == FILE:
+            return self._room.of_artifact(*self.files.tier_and_folder(node))
+        if tag in self._folders:
+            return self._room.of_artifact(self._folders[tag].tier or 0, identity)
+        return self._room.of_artifact(0, ROOT_ID)
 
     def lasting_absence(self, parent: Node) -> bool:
         """Whether a name that is absent in a folder stays so until something is committed."""

@@ -428,7 +428,7 @@ class TestRefusals:
     def test_computed_attributes_and_foreign_ones(self, workflow):
         (workflow / "f").write_bytes(b"x")
         with answered(errno.ENOTSUP):
-            os.setxattr(workflow / "f", "user.kvstate.tier", b"cold")
+            os.setxattr(workflow / "f", "user.kvstate.digest", b"x")
         with answered(errno.ENOTSUP):
             os.setxattr(workflow / "f", "trusted.x", b"x")
         with answered(errno.ENODATA):

@@ -85,6 +85,7 @@ LAYERS = (
         "kvstate.folders",
         "kvstate.filing",
         "kvstate.trashing",
+        "kvstate.renaming",
         "kvstate.catalog",
         "kvstate.moving",
         "kvstate.reads",

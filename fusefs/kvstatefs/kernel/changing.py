@@ -13,10 +13,10 @@ from kvstatefs.kernel.wire import RESENT, Malformed, attributes_answer, attribut
 from kvstatefs.nodes import RENAME_EXCHANGE, Attributes, Caller, Changes, refuse
 
 if TYPE_CHECKING:
+    from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.looking import Looking
     from kvstatefs.kernel.mounted import Asker, Mounted
     from kvstatefs.kernel.opening import Opening
-    from kvstatefs.kernel.table import Known
 
 __all__ = ["Changing"]
 
@@ -132,7 +132,7 @@ class Changing:
             opened = self._opening.open(known.number, flags, asker)
         else:
             known = self._table.take(found)
-            opened = self._opening.created(known, handle, flags, asker)
+            opened = self._opening.writers.created(known, handle, flags, asker)
         self._answer_made(unique, parent, name, known, found, position, opened)
 
     # Removing and renaming
@@ -165,11 +165,16 @@ class Changing:
         """Take note that the kernel knows that a name is gone."""
         with self._table.lock:
             known = (parent.children or {}).get(name)
-            if known is not None:
-                known.unlinked = True
             self._table.untell(parent, name)
         if known is not None:
-            self._opening.stale(known)
+            self._unlinked(known)
+
+    def _unlinked(self, known: Known) -> None:
+        """Take note that a file, whichever of its contents is open, has no name any more."""
+        with self._table.lock:
+            for each in self._table.of(known.node):
+                each.unlinked = True
+        self._opening.stale(known)
 
     def rename(self, unique: int, number: int, data: bytearray, size: int, asker: Asker) -> None:
         """Answer RENAME."""
@@ -201,9 +206,8 @@ class Changing:
             elif (parent, name) != (new_parent, new_name):
                 replaced = (new_parent.children or {}).get(new_name)
                 moved = (parent.children or {}).get(name)
-                if replaced is not None and replaced is not moved:
-                    replaced.unlinked = True
-                    self._opening.stale(replaced)
+                if replaced is not None and (moved is None or replaced.node != moved.node):
+                    self._unlinked(replaced)
                 self._table.renamed(parent, name, new_parent, new_name)
         self._mounted.answer(unique, b"")
         self._feed.behind(position, parent, (name,))
@@ -269,16 +273,16 @@ class Changing:
     def _truncate(self, known: Known, number: int, length: int, asker: Asker) -> None:
         file = self._opening.find(number)
         if file is not None and file.known is known:
-            self._opening.wrote(file)
+            self._opening.writers.wrote(file)
             file.handle.truncate(length)
             return
         opened = self._opening.open(known.number, os.O_WRONLY, asker)
         number = int.from_bytes(opened[:8], "little")
         try:
             file = self._opening.get(number)
-            self._opening.wrote(file)
+            self._opening.writers.wrote(file)
             file.handle.truncate(length)
-            self._opening.flush(file, None)
+            self._opening.writers.flush(file, None)
         finally:
             self._opening.release(number)
         self._mounted.notices.pages(known.number)

@@ -32,8 +32,9 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from kvstate.journal import Named
+    from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.notices import Notices
-    from kvstatefs.kernel.table import Known, Table
+    from kvstatefs.kernel.table import Table
     from kvstatefs.nodes import Attributes
     from kvstatefs.tree import Tree
 

@@ -22,9 +22,9 @@ from kvstatefs.kernel.wire import (
 from kvstatefs.nodes import Attributes, inode_of, refuse
 
 if TYPE_CHECKING:
+    from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.mounted import Asker, Grace, Mounted
     from kvstatefs.kernel.opening import Opening
-    from kvstatefs.kernel.table import Known
     from kvstatefs.listing import Listed, Listing
 
 __all__ = ["Looking"]
@@ -71,7 +71,7 @@ class Looking:
                 known, found, body = self._again(grace, found)
             else:
                 if self._mounted.opens_alone:
-                    known, found = self._opening.pin_unasked(parent.node, name, found)
+                    known, found = self._opening.readers.pin_unasked(parent.node, name, found)
                 else:
                     known = self._table.take(found)
                 body = self._mounted.entry(known, found)
@@ -90,12 +90,12 @@ class Looking:
 
     def _again(self, grace: Grace, found: Attributes) -> tuple[Known, Attributes, bytes]:
         """Give the node for one whose `open` was answered ESTALE a moment ago."""
-        if found.content is None and not self._opening.can_pin(found.node):
+        if found.content is None and not self._opening.readers.can_pin(found.node):
             known = self._table.take(found)
         elif grace.writes:
-            known = self._opening.for_writer(grace, found)
+            known = self._opening.writers.for_writer(grace, found)
         else:
-            known, found = self._opening.pin(grace, found)
+            known, found = self._opening.readers.pin(grace, found)
         packed = attributes_bytes(found, found.inode)
         with self._table.lock:
             known.packed = packed
@@ -114,9 +114,12 @@ class Looking:
 
         Of a node whose content is not the name's any more: as they were.
         """
-        handle = self._opening.writer_of(known)
+        handle = self._opening.files.writer_of(known)
         if handle is not None:
-            found, valid_ns = handle.attributes(), 0
+            try:
+                found, valid_ns = handle.attributes(), 0
+            except OSError:  # what was written is lost (`restoring.LostHandle`)
+                return known.packed, 0
         else:
             try:
                 found = self._tree.getattr(known.node)
@@ -185,10 +188,7 @@ class Looking:
         del unique, size, asker
         handle, offset, room = _READ.unpack_from(data, 40)
         folder = self._folder(handle, number)
-        parts: list[bytes] = []
-        for after, name in _DOTS:
-            if offset < after:
-                parts.append(dirent(inode_of(folder.known.node), after, _FOLDER, name))
+        parts = _dots(folder, offset, room, b"")
         used = sum(map(len, parts))
         for after, listed in folder.listing.entries(max(0, offset - 2)):
             part = dirent(listed.inode, after + 2, listed.mode, _bytes(listed))
@@ -206,13 +206,9 @@ class Looking:
         handle, offset, room = _READ.unpack_from(data, 40)
         folder = self._folder(handle, number)
         position = self._feed.position
-        parts: list[bytes] = []
+        parts = _dots(folder, offset, room, NO_ENTRY)
         told: list[Known] = []
         names: list[str] = []
-        for after, name in _DOTS:
-            if offset < after:
-                inode = inode_of(folder.known.node)
-                parts.append(NO_ENTRY + dirent(inode, after, _FOLDER, name))
         used = sum(map(len, parts))
         for after, listed in folder.listing.entries(max(0, offset - 2)):
             tail = dirent(listed.inode, after + 2, listed.mode, _bytes(listed))
@@ -255,6 +251,15 @@ class Looking:
         (room,) = _SIZE.unpack_from(data, 40)
         names = self._tree.xattrs(self._table.get(number).node)
         return _sized(b"".join(name.encode() + b"\0" for name in names), room)
+
+
+def _dots(folder: OpenFolder, offset: int, room: int, before: bytes) -> list[bytes]:
+    """Give the two entries that every listing begins with, as far as there is room for them."""
+    inode = inode_of(folder.known.node)
+    parts = [
+        before + dirent(inode, after, _FOLDER, name) for after, name in _DOTS if offset < after
+    ]
+    return parts[: room // len(parts[0])] if parts else parts
 
 
 def _bytes(listed: Listed) -> bytes:

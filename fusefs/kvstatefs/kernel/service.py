@@ -18,10 +18,11 @@ from kvstatefs.descriptors import has_open
 from kvstatefs.errnos import errno_of
 from kvstatefs.kernel.changing import Changing
 from kvstatefs.kernel.keeping import Keeping
+from kvstatefs.kernel.known import WRITER, OpenFile
 from kvstatefs.kernel.looking import Looking
 from kvstatefs.kernel.loop import Lane, Loop, Request
 from kvstatefs.kernel.mounted import Asker, Mounted
-from kvstatefs.kernel.opening import WRITER, OpenFile, Opening
+from kvstatefs.kernel.opening import Opening
 from kvstatefs.kernel.passthrough import Passthrough
 from kvstatefs.kernel.wire import ANSWER, HEAD_BYTES, REQUEST, Code, Malformed, agree, failure
 from kvstatefs.nodes import FILE, identity_of, refuse, tag_of
@@ -29,9 +30,9 @@ from kvstatefs.nodes import FILE, identity_of, refuse, tag_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.ledger import Ledger
     from kvstatefs.kernel.link import Link
-    from kvstatefs.kernel.table import Known
     from kvstatefs.tree import Tree
 
 __all__ = ["Service"]
@@ -44,6 +45,7 @@ _LSEEK = struct.Struct("=QQII")
 _COPY = struct.Struct("=QQQQQQQ")
 _QUICK_BYTES: Final = 64 * 1024
 _PARKED_SECONDS: Final = 10.0
+_WRITE_CACHE: Final = 1 << 0
 _WRITE_KILLS_SET_ID: Final = 1 << 2
 _COMMITTING: Final = frozenset({
     Code.SETATTR, Code.SYMLINK, Code.MKNOD, Code.MKDIR, Code.UNLINK, Code.RMDIR, Code.RENAME,
@@ -307,7 +309,7 @@ class Service:
         """Give an open file; of one that the kernel opened alone, what its node is read with."""
         if number or not self.mounted.opens_alone:
             return self.opening.get(number)
-        return self.opening.unasked(self._table.get(node))
+        return self.opening.readers.unasked(self._table.get(node))
 
     def _unpark(self) -> None:
         """Answer those who wait at the end of a file that grows."""
@@ -336,8 +338,11 @@ class Service:
         if size < 80 + length:
             raise Malformed("WRITE")
         file = self.opening.get(number)
-        self.opening.wrote(file)
-        written = file.handle.write(offset, bytes(memoryview(data)[80 : 80 + length]))
+        self.opening.writers.wrote(file)
+        content = bytes(memoryview(data)[80 : 80 + length])
+        # What comes from a mapping has its place, wherever the handle would append.
+        back = flags & _WRITE_CACHE and getattr(file.handle, "write_back", None)
+        written = (back or file.handle.write)(offset, content)
         if flags & _WRITE_KILLS_SET_ID:
             self.changing.wrote_with_set_id(file.known)
         return struct.pack("=II", written, 0)
@@ -350,14 +355,14 @@ class Service:
         if file.kind == WRITER:
             known = self._table.get(node)
             held = lambda: has_open(asker.pid, self.mounted.path(known))  # noqa: E731
-            self.opening.flush(file, held)
+            self.opening.writers.flush(file, held)
         return b""
 
     def _fsync(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
         del unique, node, size, asker
         file = self.opening.get(int.from_bytes(data[40:48], "little"))
         if file.kind == WRITER:
-            self.opening.flush(file, None)
+            self.opening.writers.flush(file, None)
         return b""
 
     def _release(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
@@ -367,7 +372,7 @@ class Service:
         if file is not None and file.kind == WRITER and file.flushed != file.writes:
             # A mapping that outlived its descriptor was written to: there was no close to say so.
             try:
-                self.opening.flush(file, None)
+                self.opening.writers.flush(file, None)
             except Exception as error:  # noqa: BLE001  (nobody is left to be told)
                 log.warning("what was written through a mapping is lost: %s", error)
         self.opening.release(number)
@@ -377,7 +382,7 @@ class Service:
         del unique, node, size, asker
         number, offset, length, mode, _ = _FALLOCATE.unpack_from(data, 40)
         file = self.opening.get(number)
-        self.opening.wrote(file)
+        self.opening.writers.wrote(file)
         file.handle.allocate(mode, offset, length)
         return b""
 
@@ -390,7 +395,7 @@ class Service:
         del unique, node, size, asker
         source, offset, _, target, target_offset, length, _ = _COPY.unpack_from(data, 40)
         file = self.opening.get(target)
-        self.opening.wrote(file)
+        self.opening.writers.wrote(file)
         reader = self.opening.get(source).handle
         copied = file.handle.copy_from(reader, offset, target_offset, length)
         if data[4] == Code.COPY_FILE_RANGE_64:

@@ -13,7 +13,7 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from kvstatefs.kernel.keeping import Restorer
+from kvstatefs.kernel.restoring import Restorer
 from kvstatefs.kernel.service import Service
 from kvstatefs.kernel.wire import Agreed, Notice, notice
 
@@ -92,7 +92,8 @@ class Serving:
         left = self._ledger.replay()
         service.agree(Agreed.unpacked(left.init))
         service.mounted.table.restore(left.nodes)
-        service.opening.restore(left.handles, Restorer(self._tree, self._ledger, self._link))
+        files = service.opening.files
+        Restorer(files, self._ledger, self._link).restore(left.handles)
         os.write(self._fd, notice(Notice.RESEND))
 
     def _catch_up(self) -> None:
@@ -122,7 +123,7 @@ class Serving:
         self._called_off.clear()
         while not self._called_off.is_set():
             with self.service.mounted.table.lock:
-                writers = self.service.opening.writers()
+                writers = self.service.opening.files.writers()
                 if not writers and self.service.loop.settle(0):
                     self.service.loop.leave()
                     self._link.hand_over()
