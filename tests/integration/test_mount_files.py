@@ -9,6 +9,7 @@ import mmap
 import os
 import sqlite3
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
@@ -110,9 +111,15 @@ class TestOpenFiles:
 
     def test_other_readers_see_the_old_content_until_close(self, workflow):
         (workflow / "f").write_bytes(b"old")
+        other = subprocess.Popen(  # before the file is open: what it inherited it would close
+            ["sh", "-c", "read go && cat f"],
+            cwd=workflow,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         with opened(workflow / "f", os.O_WRONLY | os.O_TRUNC) as fd:
             os.write(fd, b"new and longer")
-            during = run("cat", workflow / "f")
+            during, _ = other.communicate(b"go\n", timeout=30)
 
         assert during == b"old"
         assert (workflow / "f").read_bytes() == b"new and longer"
