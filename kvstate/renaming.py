@@ -10,7 +10,6 @@ from typing import TYPE_CHECKING, Final
 
 from kvstate.codec import encode
 from kvstate.errors import Conflict, Exists, Held, InvalidName, InvalidValue, NotFound
-from kvstate.filing import Filing
 from kvstate.folders import FILE_DEPTH
 from kvstate.keyspace import (
     after_prefix,
@@ -22,6 +21,7 @@ from kvstate.keyspace import (
 from kvstate.names import check_segment
 from kvstate.nodes import File, Folder, Node, described, unpack
 from kvstate.tally import Tally
+from kvstate.trashing import Trashing
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterator
@@ -34,7 +34,7 @@ _ASIDE: Final = "\0aside"
 """A name that nothing can have, for within a change."""
 
 
-class Renaming(Filing):
+class Renaming(Trashing):
     """The folders and artifacts of a store, by their names."""
 
     def rename(

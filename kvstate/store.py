@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kvstate.artifacts import Artifacts
+from kvstate.asking import Question, answers
 from kvstate.audit import audited
 from kvstate.blobs import Blobs
 from kvstate.catalog import Catalog
@@ -57,7 +58,7 @@ if TYPE_CHECKING:
     from kvstate.check import Report
     from kvstate.clock import Clock
     from kvstate.engine import Engine
-    from kvstate.journal import Change, Event
+    from kvstate.journal import Change, Event, Named
     from kvstate.places import Place
     from kvstate.scrubbing import Scrubbed
     from kvstate.space import NamespaceSettings, Owner, Space
@@ -69,6 +70,8 @@ T = TypeVar("T")
 
 SETTINGS_FILE = "kvstate.toml"
 TENANTS_SHOWN = 1000
+ANSWER_SECONDS = 2.0
+"""For how long the figures wait for a tier's disk."""
 _FORMAT_KEY = meta_key("format")
 
 
@@ -92,6 +95,7 @@ class Store:
         self.clock = clock
         self.read_only = read_only
         self._places = places
+        self._asked = [Question(place.status) for place in places]
         self._journal = Journal(engine, clock, settings, actor=actor)
         self.blobs = Blobs(
             engine, places, clock, settings.inline_bytes_max, threads=settings.move_threads
@@ -228,6 +232,13 @@ class Store:
         """
         return audited(self, since, limit, tenant=tenant, artifact=artifact, newest=newest)
 
+    def changed_names(self, since: int) -> Iterator[Named]:
+        """Give what each change after a revision was about, oldest first, without its values.
+
+        `Compacted` when some of them were trimmed.
+        """
+        return self._journal.names(since)
+
     def verify_journal(self, expect: str | None = None) -> ChainReport:
         """Walk along the journal's hash chain, and say the first revision that was altered.
 
@@ -282,12 +293,16 @@ class Store:
         """Give figures about the store, as plain values. Bytes of tiers count duplicates."""
         engine = self.engine.stats()
         names = list(self.namespaces())
-        places = {tier: place.status() for tier, place in zip(TIERS, self._places, strict=True)}
+        keys, keys_bytes = self._state.totals()
+        places = self._place_status()
         return {
             "path": str(self.path),
             "revision": self.revision(),
             "journal_oldest": self._journal.oldest(),
+            "journal_bytes": self._journal.size(),
             "namespaces": len(names),
+            "keys": keys,
+            "keys_bytes": keys_bytes,
             **self.lifecycle.summary(),
             "damaged": self.lifecycle.damaged(),
             "tenants": {
@@ -295,10 +310,22 @@ class Store:
                 for name, totals in islice(self.artifacts.usages(), TENANTS_SHOWN)
             },
             "records_bytes": engine["used_bytes"],
+            "records_free_bytes": engine["free_bytes"],
+            "page_bytes": engine["page_bytes"],
             "map_bytes": engine["map_bytes"],
             "readers": engine["readers"],
+            "readers_max": engine["readers_max"],
             "free_bytes": {tier: places[tier]["free_bytes"] for tier in TIERS},
             "places": places,
+        }
+
+    def _place_status(self) -> dict[str, dict[str, object]]:
+        """Give what is known of each tier's place; one that does not answer is unavailable."""
+        given = answers(self._asked, ANSWER_SECONDS)
+        silent = f"it did not answer within {ANSWER_SECONDS:g} s"
+        return {
+            tier: place.unknown(silent) if status is None else status
+            for tier, place, status in zip(TIERS, self._places, given, strict=True)
         }
 
     def check(

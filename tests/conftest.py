@@ -2,11 +2,18 @@
 
 from __future__ import annotations
 
+import signal
+
 import pytest
 
 from kvstate.errors import Unavailable
 from kvstate.store import open_store
-from tests.harness import ManualClock
+from tests.harness import ManualClock, fuse_or_skip
+from tests.integration.mounts import ADAPTERS, MountProcess
+
+if signal.getsignal(signal.SIGINT) is signal.SIG_IGN:
+    # A shell that runs the tests in the background ignores Ctrl-C, and so would all they start.
+    signal.signal(signal.SIGINT, signal.default_int_handler)
 
 
 @pytest.fixture
@@ -39,3 +46,22 @@ def open_checked():
 def store(tmp_path, clock, open_checked):
     """A store on disk, in this process, whose clock the test sets."""
     return open_checked(tmp_path / "store", clock=clock)
+
+
+@pytest.fixture(scope="module", params=ADAPTERS)
+def adapter(request):
+    """Each way of speaking to the kernel: what a mount is started with."""
+    fuse_or_skip()
+    return request.param
+
+
+@pytest.fixture(scope="module")
+def mounted(adapter, tmp_path_factory):
+    """A store that is mounted for the tests of a module; checked to the last byte after them."""
+    process = MountProcess(tmp_path_factory.mktemp("mounted"), adapter)
+    try:
+        process.start()
+        yield process
+    finally:
+        process.end()
+    assert process.problems() == []

@@ -48,6 +48,11 @@ class FolderLooking(PlainView):
         self._dropped: dict[int, float] = {}
         """Folders that were removed here and are still elsewhere, and until when they count so."""
 
+    @property
+    def drops(self) -> bool:
+        """Whether a folder is hidden here for a while."""
+        return bool(self._dropped)
+
     def lookup(self, parent: Node, name: str) -> Attributes:
         """Give what has this name in this folder, as far as this view shows it."""
         node = self._child(parent, name)

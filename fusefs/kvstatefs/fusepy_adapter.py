@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kvstatefs.nodes import Attributes
+    from kvstatefs.operation_counts import OperationCounts
     from kvstatefs.tree import Tree
 
 __all__ = ["FusepyMount"]
@@ -177,10 +178,12 @@ class FusepyMount:
         later = sys.platform == "linux" and self._library.fuse_version() >= _WITH_FALLOCATE
         operations = (_LaterOperations if later else fuse.fuse_operations)()
         kinds = {field[0]: field[1] for kind in type(operations).__mro__ for field in _fields(kind)}
+        counts = self._files.tree.counts
         for name, arguments in _PROTOTYPES.items():
             if name not in kinds:
                 continue
-            callback = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(_guarded(getattr(self, name)))
+            guarded = _guarded(getattr(self, name), name, counts)
+            callback = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(guarded)
             self._callbacks.append(callback)
             setattr(operations, name, ctypes.cast(callback, kinds[name]))
         operations.flag_nullpath_ok = 1
@@ -427,14 +430,19 @@ def _answered(data: bytes, buffer: int, size: int) -> int:
     return len(data)
 
 
-def _guarded(function: Callable[..., int]) -> Callable[..., int]:
-    """Translate every error to its number: what passes ctypes would look like success."""
+def _guarded(
+    function: Callable[..., int], kind: str, counts: OperationCounts
+) -> Callable[..., int]:
+    """Translate every error to its number: what passes ctypes would look like success. Count."""
+    done = counts.done
 
     def guarded(*arguments: Any) -> int:
+        done[kind] += 1
         try:
             return function(*arguments)
         except Exception as error:  # noqa: BLE001  (this is the edge)
             number = errno_of(error)
+            counts.failed(kind, number)
             if number == errno.EIO:
                 log.warning("%s: %s", function.__name__, error)
             return -number

@@ -18,10 +18,16 @@ from typing import TYPE_CHECKING, Final
 from kvstate.errors import InvalidConfig, StateError
 from kvstate.version import __version__
 from kvstatefs import mountpoint as mountpoints
+from kvstatefs.kernel import mounting
+from kvstatefs.kernel.control import upgrade
+from kvstatefs.kernel.link import leave_terminal
+from kvstatefs.kernel.supervisor import Supervisor
 from kvstatefs.options import parse_options
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
+
+    from kvstatefs.options import MountOptions
 
 __all__ = ["main", "main_fstab"]
 
@@ -32,8 +38,14 @@ _SETTLE_SECONDS: Final = 8.0
 
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command; give its exit status: 0 done, 1 failed, 2 usage."""
-    options = _parser().parse_args(arguments)
+    parser = _parser()
+    options = parser.parse_args(arguments)
+    if (options.upgrade is None) == (options.mountpoint is None):
+        parser.error("STORE and MOUNTPOINT are wanted, or --upgrade MOUNTPOINT alone")
     try:
+        if options.upgrade is not None:
+            sys.stdout.write(f"{upgrade(Path(options.upgrade).absolute())}\n")
+            return 0
         return _mount(Path(options.store), Path(options.mountpoint), options)
     except InvalidConfig as error:
         _say(error)
@@ -56,8 +68,13 @@ def _parser() -> argparse.ArgumentParser:
         prog="kvstatefs", description="Show a kvstate store as files.", allow_abbrev=False
     )
     add = parser.add_argument
-    add("store", metavar="STORE", help="the store's folder; made if there is none")
-    add("mountpoint", metavar="MOUNTPOINT", help="an empty folder")
+    add("store", metavar="STORE", nargs="?", help="the store's folder; made if there is none")
+    add("mountpoint", metavar="MOUNTPOINT", nargs="?", help="an empty folder")
+    add(
+        "--upgrade",
+        metavar="MOUNTPOINT",
+        help="let a live mount be served by this version, without unmounting it",
+    )
     add("-f", "--foreground", action="store_true", help="stay in the foreground")
     add(
         "-o",
@@ -65,21 +82,44 @@ def _parser() -> argparse.ArgumentParser:
         action="append",
         default=[],
         metavar="OPTIONS",
-        help="ro, allow_other, allow_root, default_permissions, fsname=NAME, ... (commas between)",
+        help="ro, allow_other, adapter=kernel|fusepy, passthrough=off, ... (commas between)",
     )
     add("--version", action="version", version=f"kvstatefs {__version__}")
     return parser
 
 
 def _mount(store: Path, mountpoint: Path, options: argparse.Namespace) -> int:
-    store, mountpoint = store.absolute(), mountpoint.absolute()
+    store, mountpoint = store.absolute(), mountpoints.resolved(mountpoint.absolute())
     wanted = parse_options(options.options, str(store))
     if not mountpoints.is_dead(mountpoint):
-        mountpoint = mountpoint.resolve()
         mountpoints.check(mountpoint, store.resolve())
-    signal.pthread_sigmask(signal.SIG_BLOCK, {*_SIGNALS, _ENDED})
-    serve = _Server(store, mountpoint, wanted.for_libfuse, read_only=wanted.read_only)
-    return serve.run() if options.foreground else _in_background(serve.run)
+    obstacle = _obstacle(wanted)
+    if wanted.adapter == "kernel" and obstacle:
+        raise InvalidConfig("-o adapter=kernel", obstacle)
+    run: Callable[[Callable[[], bool]], int]
+    if wanted.adapter == "fusepy" or obstacle:
+        if wanted.adapter == "auto":
+            sys.stderr.write(f"kvstatefs: the fusepy adapter serves the mount: {obstacle}\n")
+        signal.pthread_sigmask(signal.SIG_BLOCK, {*_SIGNALS, _ENDED})
+        run = _Server(store, mountpoint, wanted.for_libfuse, read_only=wanted.read_only).run
+    else:
+        run = Supervisor(store, mountpoint, wanted, options.options).run
+    if not options.foreground:
+        return _in_background(run)
+    return run(lambda: _say_mounted(store, mountpoint))
+
+
+def _obstacle(wanted: MountOptions) -> str:
+    """Say why the kernel adapter cannot serve; empty if it can."""
+    if wanted.only_fusepy:
+        return f"only it knows the option {wanted.only_fusepy}"
+    return mounting.obstacle()
+
+
+def _say_mounted(store: Path, mountpoint: Path) -> bool:
+    sys.stderr.write(f"kvstatefs: {store} is mounted on {mountpoint}\n")
+    sys.stderr.flush()
+    return False
 
 
 class _Server:
@@ -93,7 +133,7 @@ class _Server:
         self._options = options
         self._read_only = read_only
 
-    def run(self, ready: Callable[[], None] | None = None) -> int:
+    def run(self, ready: Callable[[], bool]) -> int:
         """Mount, serve until a signal or an unmount, and end."""
         # What mounts is loaded here: a wrong argument is answered without it.
         from kvstate.store import open_store  # noqa: PLC0415
@@ -101,21 +141,23 @@ class _Server:
         from kvstatefs.tree import Tree  # noqa: PLC0415
 
         logging.basicConfig(format="kvstatefs: %(message)s", level=logging.INFO)
-        log = logging.getLogger("kvstatefs")
         read_only = self._read_only
         with open_store(self._store, create=not read_only, read_only=read_only) as store:
             mount = FusepyMount(Tree(store), str(self._mountpoint), self._options)
             main_thread = threading.main_thread().ident
             assert main_thread is not None
-            # Not a moment earlier: who writes where a mount was finds an ordinary folder.
-            if mountpoints.heal(self._mountpoint):
-                mountpoints.check(self._mountpoint, self._store.resolve())
-            mount.mount(
-                ready or (lambda: log.info("%s is mounted on %s", self._store, self._mountpoint)),
-                lambda: signal.pthread_kill(main_thread, _ENDED),
-            )
+            device = ""
+
+            def answers() -> None:
+                nonlocal device
+                mounted = mountpoints.top_mount(self._mountpoint)
+                device = mounted.device if mounted is not None else ""
+                ready()
+
+            with mountpoints.claimed(self._mountpoint, self._store.resolve()):
+                mount.mount(answers, lambda: signal.pthread_kill(main_thread, _ENDED))
             if signal.sigwait({*_SIGNALS, _ENDED}) != _ENDED:
-                mountpoints.unmount(self._mountpoint)
+                mountpoints.unmount_ours(self._mountpoint, device)
             mount.session.settle(_SETTLE_SECONDS)
         return 0
 
@@ -124,7 +166,7 @@ def _say(error: Exception) -> None:
     sys.stderr.write(f"kvstatefs: {error}\n")
 
 
-def _in_background(run: Callable[[Callable[[], None]], int]) -> int:
+def _in_background(run: Callable[[Callable[[], bool]], int]) -> int:
     """Run in a child; return when it says that it is ready, or with its status when it ends."""
     reading, writing = os.pipe()
     child = os.fork()
@@ -149,11 +191,9 @@ def _in_background(run: Callable[[Callable[[], None]], int]) -> int:
     return os.waitstatus_to_exitcode(status) or 1
 
 
-def _leave_terminal(pipe: int) -> None:
+def _leave_terminal(pipe: int) -> bool:
     """Say that the mount is there, and let go of the terminal."""
-    null = os.open(os.devnull, os.O_RDWR)
-    for descriptor in (0, 1, 2):
-        os.dup2(null, descriptor)
-    os.close(null)
+    leave_terminal()
     os.write(pipe, b"1")
     os.close(pipe)
+    return True

@@ -4,7 +4,10 @@
     all/              <tenant>/<workflow>/<artifact...>   whatever the tier       `folders.py`
     state/            <namespace>/<file name of a key>                            `state_view.py`
     pipelines/                                            (empty for now)         `control_view.py`
-    .kvstate/         stats.json, journal.jsonl                                   `control_view.py`
+    .kvstate/         stats.json, journal.jsonl, config.toml, metrics, health     `control_view.py`
+    .kvstate/history/ <namespace>/<file name of a key>/<revision>                 `history_view.py`
+    .kvstate/trash/   <tenant>/<workflow>/<artifact...>~<when>-<identity>         `trash_view.py`
+    .kvstate/meta/    a twin of each tree: JSON about each file                   `meta_view.py`
 
 The tree sends each operation to the part that has the node. It knows no FUSE and no paths; it
 raises the store's errors or `OSError`, and `errnos.py` says which number each of them is.
@@ -22,6 +25,8 @@ from kvstatefs.artifact_records import Version
 from kvstatefs.control_view import ControlView
 from kvstatefs.files import Files
 from kvstatefs.folders import FolderView
+from kvstatefs.history_view import HISTORY, HistoryView
+from kvstatefs.meta_view import META, MetaView
 from kvstatefs.nodes import (
     ALL,
     COLD,
@@ -41,9 +46,11 @@ from kvstatefs.nodes import (
     refuse,
     tag_of,
 )
+from kvstatefs.operation_counts import OperationCounts
 from kvstatefs.presence import Presence
 from kvstatefs.room import Room
 from kvstatefs.state_view import TOP, StateView
+from kvstatefs.trash_view import TRASH, TrashView
 
 if TYPE_CHECKING:
     from kvstate.store import Store
@@ -81,13 +88,20 @@ class Tree:
             name: node_number(tag, ROOT_ID)
             for name, tag in (("hot", HOT), ("warm", WARM), ("cold", COLD), ("all", ALL))
         }
-        control = ControlView(store, {**parts, "state": TOP})
+        self.counts = OperationCounts()
+        """What adapters count of what they do: shown in `.kvstate/metrics`."""
+        self._trash = TrashView(self.files)
+        own: dict[str, Node] = {name: (name,) for name in (HISTORY, TRASH, META)}
+        control = ControlView(store, {**parts, "state": TOP}, own, self.counts)
         self._control = control
         self._views: dict[int | str, View] = {
             **self._folders,
             FILE: self.files,
             STATE: self.state,
             CONTROL: control,
+            HISTORY: HistoryView(store, self.state),
+            TRASH: self._trash,
+            META: MetaView(store, self, self.state.keys),
         }
 
     def _view(self, node: Node) -> View:
@@ -106,7 +120,7 @@ class Tree:
 
     def lookup(self, parent: Node, name: str) -> Attributes:
         """Give what has this name in this folder."""
-        if parent == ROOT:
+        if tag_of(parent) == CONTROL:
             child = self._control.child(parent, name)
             if child is not None:
                 return self.getattr(child)
@@ -143,6 +157,11 @@ class Tree:
         if tag in self._folders:
             return self._room.of_artifact(self._folders[tag].tier or 0, identity)
         return self._room.of_artifact(0, ROOT_ID)
+
+    def lasting_absence(self, parent: Node) -> bool:
+        """Whether a name that is absent in a folder stays so until something is committed."""
+        view = self._folders.get(tag_of(parent))
+        return view is None or not view.drops
 
     # Opening
 
@@ -200,6 +219,8 @@ class Tree:
         target = self._folders.get(tag_of(new_parent))
         if source is not None and target is not None:
             source.move(parent, name, target, new_parent, new_name, flags)
+        elif view is self._trash and target is not None:
+            self._trash.bring_back(parent, name, target, new_parent, new_name, flags)
         elif view is self._view(new_parent):
             view.rename(parent, name, new_parent, new_name, flags)
         else:

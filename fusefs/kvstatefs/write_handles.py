@@ -42,6 +42,10 @@ class WriteHandle(Generic[C]):
         """Write; a handle opened for appending writes at the end, wherever the kernel thinks."""
         return self.copy.write(offset, data, append=self._append)
 
+    def write_back(self, offset: int, data: bytes | memoryview) -> int:
+        """Write there what a mapping was given, also where the handle appends."""
+        return self.copy.write(offset, data, append=False)
+
     def truncate(self, size: int, *, opening: bool = False) -> None:
         """Cut or extend."""
         if opening:

@@ -44,7 +44,7 @@ class Loop:
 
     def end(self):
         self.loop.call_soon_threadsafe(self.loop.stop)
-        self._thread.join(10)
+        self._thread.join(30)
         self.loop.close()
 
 

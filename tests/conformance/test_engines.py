@@ -127,7 +127,7 @@ def test_who_has_seen_the_revision_reads_at_least_what_it_counts(engine):
     for n in range(1, 201):
         _put(engine, n=str(n).encode())
     done.set()
-    looker.join(10)
+    looker.join(20)
 
     assert behind == []
     assert engine.revision() - first == 200

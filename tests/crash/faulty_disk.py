@@ -141,7 +141,7 @@ class FaultyDisk:
         self.order()
         subprocess.run(["umount", "-l", self.path], check=False, capture_output=True)
         try:
-            self._process.wait(10)
+            self._process.wait(30)
         except subprocess.TimeoutExpired:
             os.kill(self._process.pid, signal.SIGKILL)
             self._process.wait()

@@ -280,7 +280,7 @@ def test_a_file_under_way_when_the_disk_goes_is_refused_and_nothing_is_left(tier
     assert not tiered.artifacts.exists("t/w/new")
 
     disk.mount(archive)
-    wait_for(lambda: tiered.stats()["places"]["cold"]["available"], 5)
+    wait_for(lambda: tiered.stats()["places"]["cold"]["available"])
     tiered.lifecycle.run()
     assert list((archive / "staging").iterdir()) == []
     _is_whole(tiered)
@@ -292,7 +292,7 @@ def test_a_delete_while_the_disk_is_away_frees_the_file_when_it_is_back(tiered, 
     assert tiered.artifacts.delete("t/w/cold") is True
 
     disk.mount(archive)
-    wait_for(lambda: tiered.stats()["places"]["cold"]["available"], 5)
+    wait_for(lambda: tiered.stats()["places"]["cold"]["available"])
     tiered.lifecycle.run()
     assert [found for found in archive.glob("??/*") if found.is_file()] == []
     assert tiered.check(verify=True).clean
@@ -412,7 +412,7 @@ def test_two_tiers_whose_disks_were_swapped_are_not_used(new_disk, tmp_path):
         warm.mount(paths[0])
         cold.mount(paths[1])
         for tier in ("warm", "cold"):
-            wait_for(lambda tier=tier: store.stats()["places"][tier]["available"], 5)
+            wait_for(lambda tier=tier: store.stats()["places"][tier]["available"])
         assert store.artifacts.get("t/w/warm") == CONTENT
         assert store.check(verify=True).clean
 

@@ -57,21 +57,21 @@ class DaemonProcess:
     def connect(self):
         return kvstate.connect(self.socket)
 
-    def stop(self, seconds=10.0):
+    def stop(self, seconds=30.0):
         """Tell it to end, and give its exit status."""
         self.process.send_signal(signal.SIGTERM)
         return self.process.wait(seconds)
 
     def kill(self):
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(30)
 
     def end(self):
         """Leave nothing behind, whatever the test did."""
         if self.process is not None and self.process.poll() is None:
             self.process.terminate()
             try:
-                self.process.wait(12)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.kill()
         if self.mount is not None and mounts_on(self.mount):

@@ -2,16 +2,37 @@
 
 from __future__ import annotations
 
+import contextlib
 import os
 import signal
 import subprocess
 import sys
+from importlib.util import find_spec
 from pathlib import Path
 
 import kvstate
+from kvstate.errors import InvalidConfig
+from kvstatefs.options import parse_options
 from tests.harness import wait_for
 
-ANSWER_SECONDS = 20
+ANSWER_SECONDS = 30
+
+
+def can_choose():
+    """Whether the command lets its caller choose; else there is only the one."""
+    with contextlib.suppress(InvalidConfig):
+        parse_options(["adapter=kernel"], "store")
+        return find_spec("kvstatefs.kernel.serving") is not None
+    return False
+
+
+ADAPTERS = ("kernel", "fusepy") if can_choose() else ("fusepy",)
+"""What every test that takes the `adapter` fixture runs on, one after the other."""
+
+
+def choice_of(adapter):
+    """The command's words for an adapter; None leaves the choice to the command."""
+    return ["-o", f"adapter={adapter}"] if adapter is not None and can_choose() else []
 
 
 def parts_of(folder):
@@ -27,9 +48,10 @@ def mount_lines(folder):
 
 
 class MountProcess:
-    """``python -m kvstatefs STORE MOUNTPOINT -f``."""
+    """``python -m kvstatefs STORE MOUNTPOINT -f -o adapter=ADAPTER``."""
 
-    def __init__(self, folder) -> None:
+    def __init__(self, folder, adapter=None) -> None:
+        self.adapter = adapter
         self.store_path = folder / "store"
         self.path = folder / "mnt"
         self.path.mkdir()
@@ -46,7 +68,8 @@ class MountProcess:
 
     def command(self, *options):
         command = [sys.executable, "-m", "kvstatefs"]
-        return [*command, str(self.store_path), str(self.path), "-f", *options]
+        chosen = choice_of(self.adapter)
+        return [*command, str(self.store_path), str(self.path), "-f", *chosen, *options]
 
     def answers(self):
         assert self.process.poll() is None, self.log()
@@ -57,11 +80,11 @@ class MountProcess:
 
     def kill(self):
         self.process.kill()
-        self.process.wait(10)
+        self.process.wait(30)
 
     def terminate(self):
         self.process.send_signal(signal.SIGTERM)
-        return self.process.wait(20)
+        return self.process.wait(30)
 
     def end(self):
         """Unmount, end the process, and see that nothing is left."""
@@ -69,7 +92,7 @@ class MountProcess:
             subprocess.run(["fusermount", "-u", "-z", str(self.path)], check=True)
         if self.process is not None and self.process.poll() is None:
             try:
-                self.process.wait(10)
+                self.process.wait(30)
             except subprocess.TimeoutExpired:
                 self.kill()
 
@@ -81,7 +104,7 @@ class MountProcess:
             return list(store.check(verify=True).problems)
 
 
-def run(*command, cwd=None, code=0, errors=False):
+def run(*command, cwd=None, code=0, environ=None, errors=False):
     """Run a tool; give what it said, or (``errors``) the text of what it complained about."""
     done = subprocess.run(
         [str(word) for word in command],
@@ -89,12 +112,12 @@ def run(*command, cwd=None, code=0, errors=False):
         stdin=subprocess.DEVNULL,
         capture_output=True,
         check=False,
-        env={**os.environ, "LC_ALL": "C.UTF-8"},
+        env={**os.environ, "LC_ALL": "C.UTF-8", **(environ or {})},
     )
     assert done.returncode == code, (command, done.stdout[-2000:], done.stderr[-2000:])
     return done.stderr.decode() if errors else done.stdout
 
 
-def shell(text, cwd=None, code=0):
+def shell(text, cwd=None, code=0, environ=None):
     """Run a line of shell."""
-    return run("bash", "-c", text, cwd=cwd, code=code)
+    return run("bash", "-c", text, cwd=cwd, code=code, environ=environ)

@@ -119,7 +119,7 @@ def test_watch_runs_a_command_for_each_change(kvstate, tmp_path):
         wait_for(lambda: len(out.read_text().splitlines()) == 2, what="the second event")
     finally:
         watching.terminate()
-        watching.wait(10)
+        watching.wait(30)
 
     first, second = out.read_text().splitlines()
     assert first.startswith("set before {")

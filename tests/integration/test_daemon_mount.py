@@ -91,7 +91,7 @@ def test_sigterm_while_files_are_written_unmounts_and_loses_no_closed_file(daemo
         thread.join()
 
     assert status == 0, daemon.said()
-    assert took < 10
+    assert took < 20
     assert not mounts_on(mountpoint)
     assert mount_pids(daemon.store) == []
     with open_store(daemon.store) as store:
@@ -110,7 +110,7 @@ def test_a_mount_process_that_is_killed_is_followed_by_another(daemon, mountpoin
 
     began = time.monotonic()
     wait_for(lambda: listing(mountpoint / "hot/acme/weekly") == {"report.md"})
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
     assert mount_pids(daemon.store) != [first]
     assert (mountpoint / "hot/acme/weekly/report.md").read_bytes() == b"# Report"
     assert daemon.stop() == 0
@@ -146,7 +146,7 @@ def test_a_stale_mount_point_is_healed_at_the_start(daemon, mountpoint):
     began = time.monotonic()
     daemon.start()
 
-    assert time.monotonic() - began < 4
+    assert time.monotonic() - began < 20
     assert "hot" in listing(mountpoint)
 
 
@@ -159,7 +159,7 @@ def test_a_mount_point_that_is_no_empty_folder_is_refused(daemon, mountpoint, wh
     if what == "file":
         mountpoint.write_text("mine")
 
-    status = daemon.begin().process.wait(10)
+    status = daemon.begin().process.wait(30)
 
     assert status == 2
     assert "mount point" in daemon.said()
@@ -173,7 +173,7 @@ def test_a_mount_point_inside_the_store_is_refused(daemon, tmp_path):
     inside.mkdir(parents=True)
     daemon.options = ["--mount", str(inside)]
 
-    assert daemon.begin().process.wait(10) == 2
+    assert daemon.begin().process.wait(30) == 2
     assert "mount point" in daemon.said()
 
 
@@ -197,7 +197,7 @@ def test_two_daemons_do_not_share_a_mount_point_by_accident(daemon, mountpoint, 
     second = DaemonProcess(tmp_path / "b", mount=mountpoint)
     try:
         second.begin()
-        status = second.process.wait(15)
+        status = second.process.wait(30)
     finally:
         second.mount = None
         second.end()

@@ -11,7 +11,6 @@ from pathlib import Path
 import pytest
 
 from kvstate.errors import Held
-from tests.harness import fuse_or_skip
 from tests.integration.mounts import MountProcess, run, shell
 
 pytestmark = pytest.mark.fuse
@@ -21,15 +20,8 @@ DAY_SECONDS = 86400
 
 
 @pytest.fixture(scope="module")
-def process(tmp_path_factory):
-    fuse_or_skip()
-    process = MountProcess(tmp_path_factory.mktemp("rules"))
-    try:
-        process.start()
-        yield process
-    finally:
-        process.end()
-    assert process.problems() == []
+def process(mounted):
+    return mounted
 
 
 @pytest.fixture(scope="module")
@@ -306,9 +298,8 @@ class TestAttributes:
         assert os.getxattr(workflow / "f", "user.kvstate.tier") == b"warm"
 
 
-def test_reading_counts_as_an_access_and_looking_does_not(tmp_path):
-    fuse_or_skip()
-    process = MountProcess(tmp_path)
+def test_reading_counts_as_an_access_and_looking_does_not(tmp_path, adapter):
+    process = MountProcess(tmp_path, adapter)
     names = ("read", "copied", "looked-at", "listed")
     with process.opened_store() as store:
         for name in names:

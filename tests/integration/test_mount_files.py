@@ -7,31 +7,34 @@ import errno
 import itertools
 import mmap
 import os
+import shlex
 import sqlite3
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
-import time
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
 
-from tests.harness import fuse_or_skip, wait_for
-from tests.integration.mounts import MountProcess, run, shell
+from tests.harness import within
+from tests.integration.mounts import run, shell
 
 pytestmark = pytest.mark.fuse
 
+OVERWRITING = """
+import sys
+for _ in range(10):
+    for letter in range(20):
+        with open(sys.argv[1], "wb") as file:
+            file.write(bytes([letter]) * (1000 + 500 * letter))
+"""
+
 
 @pytest.fixture(scope="module")
-def process(tmp_path_factory):
-    fuse_or_skip()
-    process = MountProcess(tmp_path_factory.mktemp("files"))
-    process.start()
-    yield process
-    process.end()
-    assert process.problems() == []
+def process(mounted):
+    return mounted
 
 
 @pytest.fixture(scope="module")
@@ -51,6 +54,12 @@ def numbers():
     return itertools.count(1)
 
 
+@pytest.fixture
+def bound_seconds(adapter):
+    """How stale a name or an attribute may be: docs/mount.md, and some time to look."""
+    return {"fusepy": 1.5, "kernel": 0.5}[adapter]
+
+
 @contextlib.contextmanager
 def opened(path, flags=os.O_RDONLY, mode=0o644):
     fd = os.open(path, flags, mode)
@@ -68,10 +77,28 @@ def answered(*numbers):
     assert errno.errorcode[caught.value.errno] in {errno.errorcode[number] for number in numbers}
 
 
-def elsewhere(function):
-    """Call it in another thread: who writes a file sees what it writes, others do not."""
-    with ThreadPoolExecutor(1) as pool:
-        return pool.submit(function).result()
+class Later:
+    """A tool that is started now and runs when it is told to: it inherits nothing opened since.
+
+    What is inherited is closed when the tool starts, and that close stores what is there.
+    """
+
+    def __init__(self, *command) -> None:
+        words = " ".join(shlex.quote(str(word)) for word in command)
+        self._process = subprocess.Popen(
+            ["bash", "-c", f"read -r; {words}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+        )
+
+    def now(self):
+        return self._process.communicate(b"\n", 20)[0]
+
+    def __enter__(self):
+        return self
+
+    def __exit__(self, *_):
+        if self._process.poll() is None:
+            self._process.kill()
+        self._process.communicate()
 
 
 class TestOpenFiles:
@@ -102,12 +129,22 @@ class TestOpenFiles:
 
     def test_other_readers_see_the_old_content_until_close(self, workflow):
         (workflow / "f").write_bytes(b"old")
-        with opened(workflow / "f", os.O_WRONLY | os.O_TRUNC) as fd:
+        with (
+            Later("cat", workflow / "f") as reader,
+            opened(workflow / "f", os.O_WRONLY | os.O_TRUNC) as fd,
+        ):
             os.write(fd, b"new and longer")
-            during = elsewhere((workflow / "f").read_bytes)
+            during = reader.now()
 
         assert during == b"old"
         assert (workflow / "f").read_bytes() == b"new and longer"
+
+    def test_an_emptied_file_is_stored_although_the_same_process_reads_it(self, workflow):
+        (workflow / "f").write_bytes(b"old")
+        with opened(workflow / "f"), opened(workflow / "f", os.O_WRONLY | os.O_TRUNC):
+            pass
+
+        assert (workflow / "f").read_bytes() == b""
 
     def test_fsync_stores_before_close(self, workflow, process):
         with opened(workflow / "f", os.O_WRONLY | os.O_CREAT) as fd:
@@ -251,14 +288,13 @@ class TestSeveralAtOnce:
         (workflow / "small").write_bytes(b"x")
         slow = threading.Thread(target=(workflow / "large").write_bytes, args=(bytes(100 << 20),))
         slow.start()
-        worst = 0.0
+        reads = 0
         while slow.is_alive():
-            began = time.monotonic()
             (workflow / "small").read_bytes()
-            worst = max(worst, time.monotonic() - began)
+            reads += 1
         slow.join()
 
-        assert worst < 1
+        assert reads > 20
 
     def test_readers_of_a_file_that_is_overwritten_see_whole_versions(self, workflow):
         versions = [bytes([letter]) * (1000 + 500 * letter) for letter in range(20)]
@@ -275,30 +311,25 @@ class TestSeveralAtOnce:
         readers = [threading.Thread(target=read) for _ in range(3)]
         for reader in readers:
             reader.start()
-        for _ in range(10):
-            for version in versions:
-                (workflow / "f").write_bytes(version)
+        run(sys.executable, "-c", OVERWRITING, workflow / "f")  # a process reads what it writes
         over.set()
         for reader in readers:
             reader.join()
 
         assert torn == []
 
-    def test_a_name_that_is_replaced_by_rename_is_never_torn(self, workflow):
+    def test_a_name_that_is_replaced_by_rename_is_never_torn(self, workflow, adapter):
         versions = [bytes([letter]) * (1000 + 500 * letter) for letter in range(20)]
         (workflow / "f").write_bytes(versions[0])
         over = threading.Event()
-        torn, missed = [], []
+        found, missed = [], []
 
         def read():
             while not over.is_set():
                 try:
-                    found = (workflow / "f").read_bytes()
-                except FileNotFoundError:
-                    missed.append(1)
-                else:
-                    if found not in versions:
-                        torn.append(len(found))
+                    found.append((workflow / "f").read_bytes())
+                except OSError as error:
+                    missed.append(error.errno)
 
         readers = [threading.Thread(target=read) for _ in range(3)]
         for reader in readers:
@@ -311,33 +342,45 @@ class TestSeveralAtOnce:
         for reader in readers:
             reader.join()
 
-        assert torn == []
-        assert missed == []
+        assert set(found) <= set(versions)
+        if adapter == "fusepy":  # libfuse's path API loses the name for a moment (decision 002)
+            assert set(missed) <= {errno.ENOENT, errno.ESTALE}
+            assert len(missed) < len(found) / 20
+        else:
+            assert missed == []
 
 
 class TestOtherProcesses:
-    def test_what_another_process_stores_shows_within_the_bound(self, workflow, process):
+    def test_what_another_process_stores_is_read_at_once(self, workflow, process):
         (workflow / "f").write_bytes(b"old")
         with opened(workflow / "f") as fd:
             os.read(fd, 10)
         with process.opened_store() as store:
             store.artifacts.put(f"tests/{workflow.name}/f", b"new and longer")
 
-        began = time.monotonic()
         assert (workflow / "f").read_bytes() == b"new and longer"
-        wait_for(lambda: (workflow / "f").stat().st_size == 14, what="the size")
 
-        assert time.monotonic() - began < 1.5
-
-    def test_what_another_process_deletes_is_gone_within_the_bound(self, workflow, process):
+    def test_sizes_and_names_of_another_process_show_within_the_bound(
+        self, workflow, process, bound_seconds
+    ):
+        name = f"tests/{workflow.name}/f"
         (workflow / "f").write_bytes(b"old")
         with process.opened_store() as store:
-            store.artifacts.delete(f"tests/{workflow.name}/f")
+            within(
+                bound_seconds,
+                lambda number: store.artifacts.put(name, b"x" * (10 + number)),
+                lambda number: (workflow / "f").stat().st_size == 10 + number,
+            )
 
-        began = time.monotonic()
-        wait_for(lambda: not (workflow / "f").exists(), what="the name to go")
+    def test_what_another_process_deletes_is_gone_within_the_bound(
+        self, workflow, process, bound_seconds
+    ):
+        def delete(number):
+            (workflow / f"f{number}").write_bytes(b"old")
+            store.artifacts.delete(f"tests/{workflow.name}/f{number}")
 
-        assert time.monotonic() - began < 1.5
+        with process.opened_store() as store:
+            within(bound_seconds, delete, lambda number: not (workflow / f"f{number}").exists())
 
     def test_a_key_of_another_process_reads_as_it_is_at_once(self, mount, process):
         with process.opened_store() as store:

@@ -10,16 +10,15 @@ import subprocess
 import pytest
 
 import kvstate
-from tests.harness import fuse_or_skip, wait_for
+from tests.harness import wait_for
 from tests.integration.mounts import MountProcess, run
 
 pytestmark = pytest.mark.fuse
 
 
 @pytest.fixture
-def mount(tmp_path):
-    fuse_or_skip()
-    process = MountProcess(tmp_path)
+def mount(tmp_path, adapter):
+    process = MountProcess(tmp_path, adapter)
     process.start()
     yield process
     process.end()
@@ -55,7 +54,7 @@ def test_a_file_is_gone_when_its_key_expires(mount, store):
     file = mount.path / "state/prs/short"
     assert file.read_text() == "x"
 
-    wait_for(lambda: not file.exists(), 3)
+    wait_for(lambda: not file.exists())
 
     with pytest.raises(FileNotFoundError):
         file.read_text()

@@ -19,13 +19,14 @@ from pathlib import Path
 
 import pytest
 
-from tests.harness import fuse_or_skip, wait_for
-from tests.integration.mounts import MountProcess, run, shell
+from tests.harness import wait_for
+from tests.integration.mounts import run, shell
 
 pytestmark = pytest.mark.fuse
 
 STANDARD_LIBRARY = Path(sysconfig.get_path("stdlib"))
-LEFT_OUT = {"__pycache__", "site-packages", "dist-packages"}
+LEFT_OUT = {"__pycache__", "site-packages", "dist-packages", "test", "tests"}
+VIM = shutil.which("vim.tiny") or shutil.which("vim")
 PACKAGES = Path("/var/lib/dpkg/status")
 TAR = "tar c --sort=name --format=gnu --mtime=@0 --owner=0 --group=0 --numeric-owner --mode=0755 ."
 
@@ -51,17 +52,12 @@ def following(out, *arguments):
         yield out.read_text
     finally:
         tail.kill()
-        tail.wait(10)
+        tail.wait(30)
 
 
 @pytest.fixture(scope="module")
-def mount(tmp_path_factory):
-    fuse_or_skip()
-    process = MountProcess(tmp_path_factory.mktemp("tools"))
-    process.start()
-    yield process.path
-    process.end()
-    assert process.problems() == []
+def mount(mounted):
+    return mounted.path
 
 
 @pytest.fixture(scope="module")
@@ -213,11 +209,11 @@ class TestEditing:
         assert (workflow / "conf").read_text() == "new"
         assert [path.name for path in workflow.iterdir()] == ["conf"]
 
-    @pytest.mark.skipif(shutil.which("vim.tiny") is None, reason="needs vim.tiny")
+    @pytest.mark.skipif(VIM is None, reason="needs vim or vim.tiny")
     def test_vim_saves_a_file(self, workflow):
         (workflow / "notes.txt").write_text("one\ntwo\n")
 
-        run("vim.tiny", "-Nu", "NONE", "-n", "-es", "+%s/two/2/", "+wq", workflow / "notes.txt")
+        run(VIM, "-Nu", "NONE", "-n", "-es", "+%s/two/2/", "+wq", workflow / "notes.txt")
 
         assert (workflow / "notes.txt").read_text() == "one\n2\n"
         assert [path.name for path in workflow.iterdir()] == ["notes.txt"]
@@ -311,11 +307,11 @@ class TestThePackageList:
         assert os.getxattr(namespace / name, "user.kvstate.type") == b"dict"
         assert len(list(namespace.iterdir())) == len(packages)
 
-    @pytest.mark.skipif(shutil.which("vim.tiny") is None, reason="needs vim.tiny")
+    @pytest.mark.skipif(VIM is None, reason="needs vim or vim.tiny")
     def test_vim_changes_a_value_and_leaves_it_structured(self, namespace, packages):
         name = max(packages)
 
-        run("vim.tiny", "-Nu", "NONE", "-n", "-es", "+%s/ok installed/ok/", "+wq", namespace / name)
+        run(VIM, "-Nu", "NONE", "-n", "-es", "+%s/ok installed/ok/", "+wq", namespace / name)
 
         found = json.loads((namespace / name).read_text())
         assert found["Status"] == packages[name]["Status"].replace("ok installed", "ok")

@@ -1112,7 +1112,7 @@ def test_a_process_that_is_killed_leaves_a_state_of_the_model(tmp_path, seed, ac
         load.kill()
         rest = load.stdout.read().split()
         load.stdout.close()
-        load.wait(10)
+        load.wait(30)
     done = max([done, *map(int, rest)])
     assert done >= acknowledged
 

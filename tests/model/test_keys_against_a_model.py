@@ -440,7 +440,7 @@ def test_a_writer_that_is_killed_leaves_all_that_it_was_told(tmp_path, acknowled
     writer.kill()
     last = max([last, *(int(line) for line in writer.stdout.read().split())])
     writer.stdout.close()
-    writer.wait(10)
+    writer.wait(30)
 
     with kvstate.open(tmp_path / "store") as store:
         assert store.check(verify=True).problems == ()

@@ -41,6 +41,7 @@ LAYERS = (
         "kvstate.version",
         "kvstate.structs",
         "kvstate.pacing",
+        "kvstate.asking",
         "kvstate.sparse",
     },
     {"kvstate.policy"},
@@ -60,6 +61,8 @@ LAYERS = (
         "kvstate.identities",
         "kvstate.journal",
         "kvstate.config",
+        "kvstate.config_text",
+        "kvstate.toml",
         "kvstate.tier_folders",
         "kvstate.tier_access",
         "kvstate.tier_places",
@@ -81,6 +84,7 @@ LAYERS = (
     {
         "kvstate.folders",
         "kvstate.filing",
+        "kvstate.trashing",
         "kvstate.renaming",
         "kvstate.catalog",
         "kvstate.moving",
@@ -102,9 +106,10 @@ LAYERS = (
         "kvstate.outcomes",
         "kvstate.repair",
         "kvstate.audit",
+        "kvstate.facts",
     },
     {"kvstate.store"},
-    {"kvstate.operations", "kvstate.wire"},
+    {"kvstate.operations", "kvstate.wire", "kvstate.health", "kvstate.metrics"},
     {
         "kvstate.client",
         "kvstate.transfer",
@@ -122,7 +127,11 @@ LAYERS = (
 PYTHON = sys.stdlib_module_names | {"compression", "typing_extensions"}
 ONE_DOOR = ("cbor2", "xxhash")  # one file is the door of both
 # Where a distribution's name is not what it is imported as.
-IMPORT_NAMES = {"fusepy": "fuse", "jsonschema-rs": "jsonschema_rs"}
+IMPORT_NAMES = {
+    "fusepy": "fuse",
+    "jsonschema-rs": "jsonschema_rs",
+    "prometheus-client": "prometheus_client",
+}
 
 
 class Import(NamedTuple):

@@ -288,7 +288,7 @@ def test_a_folder_that_goes_while_in_use_is_left_alone_and_used_again_when_back(
     elif os.path.lexists(path):
         path.unlink()
     (tmp_path / "away").rename(path)
-    wait_for(lambda: place.status()["available"], 5)
+    wait_for(lambda: place.status()["available"])
     place.publish("cd" * 18, writer)
     assert _read(place) == b"content"
     os.close(reader)

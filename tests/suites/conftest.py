@@ -1,0 +1,17 @@
+"""Other people's tools and test suites, on a mount: a fresh workflow for each test."""
+
+from __future__ import annotations
+
+import itertools
+
+import pytest
+
+_NUMBERS = itertools.count(1)
+
+
+@pytest.fixture
+def workflow(mounted):
+    """A folder that only this test uses."""
+    folder = mounted.path / "hot/suites" / f"workflow-{next(_NUMBERS)}"
+    folder.mkdir(parents=True)
+    return folder
