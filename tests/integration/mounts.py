@@ -104,7 +104,7 @@ class MountProcess:
             return list(store.check(verify=True).problems)
 
 
-def run(*command, cwd=None, code=0, environ=None, errors=False):
+def run(*command, cwd=None, code=0, errors=False, environ=None):
     """Run a tool; give what it said, or (``errors``) the text of what it complained about."""
     done = subprocess.run(
         [str(word) for word in command],

@@ -7,13 +7,13 @@ import errno
 import itertools
 import mmap
 import os
-import shlex
 import sqlite3
 import stat
 import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -77,28 +77,10 @@ def answered(*numbers):
     assert errno.errorcode[caught.value.errno] in {errno.errorcode[number] for number in numbers}
 
 
-class Later:
-    """A tool that is started now and runs when it is told to: it inherits nothing opened since.
-
-    What is inherited is closed when the tool starts, and that close stores what is there.
-    """
-
-    def __init__(self, *command) -> None:
-        words = " ".join(shlex.quote(str(word)) for word in command)
-        self._process = subprocess.Popen(
-            ["bash", "-c", f"read -r; {words}"], stdin=subprocess.PIPE, stdout=subprocess.PIPE
-        )
-
-    def now(self):
-        return self._process.communicate(b"\n", 20)[0]
-
-    def __enter__(self):
-        return self
-
-    def __exit__(self, *_):
-        if self._process.poll() is None:
-            self._process.kill()
-        self._process.communicate()
+def elsewhere(function):
+    """Call it in another thread: who writes a file sees what it writes, others do not."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
 
 
 class TestOpenFiles:
@@ -129,12 +111,15 @@ class TestOpenFiles:
 
     def test_other_readers_see_the_old_content_until_close(self, workflow):
         (workflow / "f").write_bytes(b"old")
-        with (
-            Later("cat", workflow / "f") as reader,
-            opened(workflow / "f", os.O_WRONLY | os.O_TRUNC) as fd,
-        ):
+        other = subprocess.Popen(  # before the file is open: what it inherited it would close
+            ["sh", "-c", "read go && cat f"],
+            cwd=workflow,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
+        with opened(workflow / "f", os.O_WRONLY | os.O_TRUNC) as fd:
             os.write(fd, b"new and longer")
-            during = reader.now()
+            during, _ = other.communicate(b"go\n", timeout=30)
 
         assert during == b"old"
         assert (workflow / "f").read_bytes() == b"new and longer"

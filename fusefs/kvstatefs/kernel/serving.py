@@ -55,7 +55,7 @@ class Serving:
         )
         self._called_off = threading.Event()
         self.service.ready = self._ready
-        link.upgrade_wanted = self._apart(self.hand_over)
+        link.upgrade_wanted = self._upgrade_wanted
         link.upgrade_called_off = self._called_off.set
         link.stop_wanted = self._apart(self.stop)
 
@@ -78,6 +78,10 @@ class Serving:
             threading.Thread(target=function, args=(seconds,), name="wish", daemon=True).start()
 
         return begin
+
+    def _upgrade_wanted(self, seconds: float) -> None:
+        self._called_off.clear()  # here: it may be called off before the thread has begun
+        self._apart(self.hand_over)(seconds)
 
     def _ready(self) -> None:
         agreed = self.service.mounted.agreed
@@ -120,10 +124,11 @@ class Serving:
         What was read and not answered the kernel asks again: the successor answers it.
         """
         deadline = time.monotonic() + seconds
-        self._called_off.clear()
         while not self._called_off.is_set():
             with self.service.mounted.table.lock:
                 writers = self.service.opening.files.writers()
+                if self._called_off.is_set():
+                    return
                 if not writers and self.service.loop.settle(0):
                     self.service.loop.leave()
                     self._link.hand_over()
