@@ -94,6 +94,7 @@ class WorkingCopy(ABC, Generic[S]):
     def size(self) -> int:
         """Bytes of the working copy."""
         with self.lock:
+            self._renew()
             return self._stored_size() if self._staged is None else self._staged.size
 
     def _ready(self, *, load: bool = True) -> S:

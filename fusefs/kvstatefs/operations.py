@@ -12,7 +12,7 @@ import os
 import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvstatefs.descriptors import has_open
+from kvstatefs.descriptors import has_open, thread_group
 from kvstatefs.kernel_cache import KernelCache
 from kvstatefs.nodes import Changes, refuse
 from kvstatefs.paths import Paths, is_kept
@@ -130,7 +130,7 @@ class Operations:
         """Open a file for a thread; give its number and how the kernel may treat it.
 
         Who opens for reading what another has opened, with no change since, shares the handle. A
-        thread that reads what it is writing itself reads what it has written so far.
+        process that reads what it is writing itself reads what it has written so far.
         """
         found = self.paths.find(path)
         node = found.attributes.node
@@ -138,7 +138,7 @@ class Operations:
         if flags & _WRITING:
             return self._open_to_write(node, path, flags, thread)
         if handle is None:
-            if self._writing and thread in self._writing.get(node, ()):
+            if self._writing and self._writes(node, thread):
                 handle = self.tree.open_written(node)
             handle = handle or self.tree.open(node, flags)
             if self.tree.has_writers(node):
@@ -146,6 +146,14 @@ class Operations:
             if handle.content is not None and is_kept(found.attributes):
                 found.handle = handle
         return self._opened(handle, path, node, writers=False)
+
+    def _writes(self, node: Node, thread: int) -> bool:
+        """Whether the thread's process has a file open for writing."""
+        threads = self._writing.get(node, ())
+        if not threads or thread in threads:
+            return bool(threads)
+        group = thread_group(thread)
+        return group is not None and any(thread_group(other) == group for other in threads)
 
     def _open_to_write(self, node: Node, path: bytes, flags: int, thread: int) -> tuple[int, Grant]:
         """Open a file for writing, when those who read it through the kernel's pages are done.
