@@ -63,6 +63,8 @@ class ArtifactCopy(WorkingCopy[Staging]):
         self.tier = tier
         self.shadows: File | None = None
         """What it was renamed over before it was stored, and replaces when it is."""
+        self.exclusive = False
+        """Whether it was made as a new file (O_EXCL): another's of that name is not replaced."""
         self._records = records
         self._on_stored = stored
         # What is stored is held on to: it may be gone by the time that it is loaded.
@@ -157,7 +159,7 @@ class ArtifactCopy(WorkingCopy[Staging]):
             uid=self.making.uid,
             gid=self.making.gid,
             append=append,
-            replace=expect is not None or is_new,
+            replace=expect is not None or (is_new and not self.exclusive),
             expect=expect,
             identity=self.identity if is_new else None,
             evict=is_new and self.shadows is not None,

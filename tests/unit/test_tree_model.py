@@ -190,7 +190,8 @@ class Play:
         if inode.stored is None:
             while there is not None and there.stored is None:
                 there = there.shadow
-            inode.shadow = there
+            # Who has it open goes on without a name, also if it is there again.
+            inode.shadow = None if there is None else Inode(there.stored)
         self.names[new] = inode
 
     def exchange(self):
