@@ -285,7 +285,7 @@ def test_listings_go_on_where_they_were(kernel, mount):
 
 
 def test_handles_of_the_successor_are_new_ones(kernel, mount):
-    entry, opened = kernel.open_path(PATH)
+    _, opened = kernel.open_path(PATH)
     after = mount.succeed(kernel)
 
     _, other = after.open_path("all/acme/weekly/large")

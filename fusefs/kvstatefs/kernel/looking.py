@@ -116,9 +116,12 @@ class Looking:
                     raise
                 return self._without_name(known), 0
             if known.is_file and found.content != known.content:
-                if not known.grows_to(found):
+                if known.content is None:  # its last writer is about to be gone
+                    valid_ns = 0
+                elif known.grows_to(found):
+                    known.content = found.content
+                else:
                     return known.packed, 0
-                known.content = found.content
         packed = attributes_bytes(found, found.inode)
         known.packed = packed
         return (self._without_name(known) if known.unlinked else packed), valid_ns
