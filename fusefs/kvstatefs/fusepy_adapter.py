@@ -136,7 +136,7 @@ class FusepyMount:
             "negative_timeout=0",
             *options,
         )
-        self.session = Session(self._library, self._attributes_of, self._release_reader)
+        self.session = Session(self._library, self._attributes_of, self._release_reader, self._keep)
         self._files = Operations(
             tree, mountpoint, self.session.step_aside, self.session.open_nodes.unlinked
         )
@@ -147,6 +147,9 @@ class FusepyMount:
             return False
         self.session.open_nodes.released(number)
         return True
+
+    def _keep(self, number: int, changes: Changes) -> None:
+        self._files.keep(number, changes)
 
     def _attributes_of(self, number: int) -> Attributes:
         return self._files.fgetattr(number)
