@@ -64,7 +64,7 @@ def adapter(request):
 
 @pytest.fixture(scope="module")
 def memory(tmp_path_factory):
-    """A folder in memory, where there is room: for what is not about disks, a sync costs nothing."""
+    """A folder in memory, where there is room, for what is not about disks."""
     roomy = MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
     if not roomy or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
         yield tmp_path_factory.mktemp("memory")

@@ -34,6 +34,7 @@ TIER: Final = "user.kvstate.tier"
 HOLD: Final = "user.kvstate.hold"
 _USER: Final = "user."
 _NAME_BYTES_MAX: Final = 255
+_ATTRIBUTES_BYTES_MAX: Final = 65536
 
 
 def computed_of_file(store: Store, file: File) -> dict[str, bytes]:
@@ -113,6 +114,9 @@ def user_attribute(name: str, value: bytes | None, there: dict[str, bytes], flag
         refuse(errno.ENOTSUP)
     if len(name.encode()) > _NAME_BYTES_MAX:
         refuse(errno.ERANGE)
+    own = sum(len(key) + len(kept) for key, kept in there.items() if not key.startswith(COMPUTED))
+    if value is not None and own + len(name) + len(value) > _ATTRIBUTES_BYTES_MAX:
+        refuse(errno.ENOSPC, "all of one file may have 64 KiB together")
     if flags & os.XATTR_CREATE and name in there:
         refuse(errno.EEXIST)
     if (value is None or flags & os.XATTR_REPLACE) and name not in there:

@@ -19,7 +19,7 @@ from kvstatefs.attributes import (
     set_tier,
     user_attribute,
 )
-from kvstatefs.copies import Copies, WriteHandle
+from kvstatefs.copies import Copies
 from kvstatefs.nodes import (
     Attributes,
     Caller,
@@ -29,6 +29,7 @@ from kvstatefs.nodes import (
 )
 from kvstatefs.reading import ReadHandle
 from kvstatefs.views import PlainView
+from kvstatefs.write_handles import WriteHandle, WrittenHandle
 
 if TYPE_CHECKING:
     from kvstate.store import Store
@@ -142,7 +143,7 @@ class Files(PlainView):
     def open_written(self, node: Node) -> Handle | None:
         """Open the working copy for reading; None when nobody writes the file."""
         copy = self._copy(self._file(node)) if self.copies else None
-        return None if copy is None else self.copies.reading(copy)
+        return None if copy is None else WrittenHandle(self.copies, copy)
 
     def tier_and_folder(self, node: Node) -> tuple[int, int]:
         """Give the tier that a file is in, or is to be in, and its folder's identity."""

@@ -18,6 +18,7 @@ import logging
 import os
 import stat
 import struct
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import fuse
@@ -94,8 +95,24 @@ _PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
     "listxattr": (_Path, _Address, _Size),
     "setxattr": (_Path, _Path, _Address, _Size, ctypes.c_int),
     "removexattr": (_Path, _Path),
+    "fallocate": (_Address, ctypes.c_int, _Offset, _Offset, _Address),
 }
 """The operations that are meant, and how libfuse calls them; the kernel asks for no others."""
+
+
+class _LaterOperations(fuse.fuse_operations):  # type: ignore[misc]
+    """libfuse's table of operations as of 2.9 on Linux; fusepy knows the beginning of it."""
+
+    _fields_ = (
+        ("poll", _Address),
+        ("write_buf", _Address),
+        ("read_buf", _Address),
+        ("flock", _Address),
+        ("fallocate", _Address),
+    )
+
+
+_WITH_FALLOCATE: Final = 29
 
 
 class FusepyMount:
@@ -158,10 +175,13 @@ class FusepyMount:
 
     def _operations(self) -> Any:
         """Give libfuse's table of operations, filled."""
-        operations = fuse.fuse_operations()
-        kinds = {field[0]: field[1] for field in fuse.fuse_operations._fields_}
+        later = sys.platform == "linux" and self._library.fuse_version() >= _WITH_FALLOCATE
+        operations = (_LaterOperations if later else fuse.fuse_operations)()
+        kinds = {field[0]: field[1] for kind in type(operations).__mro__ for field in _fields(kind)}
         counts = self._files.tree.counts
         for name, arguments in _PROTOTYPES.items():
+            if name not in kinds:
+                continue
             guarded = _guarded(getattr(self, name), name, counts)
             callback = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(guarded)
             self._callbacks.append(callback)
@@ -175,6 +195,11 @@ class FusepyMount:
     def _caller() -> Caller:
         uid, gid, _ = fuse.fuse_get_context()
         return Caller(uid, gid)
+
+    @staticmethod
+    def _thread() -> int:
+        _, _, pid = fuse.fuse_get_context()
+        return int(pid)
 
     # Looking
 
@@ -247,7 +272,7 @@ class FusepyMount:
         """Answer `open`."""
         fields = _FileInfo.from_address(info)
         flags = fields.flags
-        fields.fh, grant = self._files.open(path, flags)
+        fields.fh, grant = self._files.open(path, flags, self._thread())
         reads = flags & os.O_ACCMODE == os.O_RDONLY
         self.session.answer_open(_OPEN_FLAGS[grant.direct, grant.keep, reads])
         return 0
@@ -255,7 +280,9 @@ class FusepyMount:
     def create(self, path: bytes, mode: int, info: int) -> int:
         """Answer `open` with O_CREAT, of what was not there a moment ago."""
         fields = _FileInfo.from_address(info)
-        fields.fh, grant = self._files.create(path, fields.flags, mode, self._caller())
+        fields.fh, grant = self._files.create(
+            path, fields.flags, mode, self._caller(), self._thread()
+        )
         fields.direct_io = grant.direct
         return 0
 
@@ -279,8 +306,7 @@ class FusepyMount:
 
     def flush(self, _path: int, info: int) -> int:
         """Answer `close`."""
-        _, _, pid = fuse.fuse_get_context()
-        self._files.flush(_FileInfo.from_address(info).fh, pid)
+        self._files.flush(_FileInfo.from_address(info).fh, self._thread())
         return 0
 
     def release(self, _path: int, info: int) -> int:
@@ -303,6 +329,11 @@ class FusepyMount:
     def ftruncate(self, _path: int, size: int, info: int) -> int:
         """Answer `ftruncate`."""
         self._files.ftruncate(_FileInfo.from_address(info).fh, size)
+        return 0
+
+    def fallocate(self, _path: int, mode: int, offset: int, length: int, info: int) -> int:
+        """Answer `fallocate`."""
+        self._files.fallocate(_FileInfo.from_address(info).fh, mode, offset, length)
         return 0
 
     # Changing
@@ -381,6 +412,12 @@ class FusepyMount:
         """Answer `removexattr`."""
         self._files.removexattr(path, name)
         return 0
+
+
+def _fields(kind: type) -> Sequence[tuple[Any, ...]]:
+    """Give the fields that a structure adds to its base."""
+    fields: Sequence[tuple[Any, ...]] = vars(kind).get("_fields_", ())
+    return fields
 
 
 def _answered(data: bytes, buffer: int, size: int) -> int:

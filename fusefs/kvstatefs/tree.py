@@ -19,6 +19,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from kvstate.errors import NotFound
 from kvstate.keyspace import ROOT_ID
 from kvstatefs.artifact_records import Version
 from kvstatefs.control_view import ControlView
@@ -225,9 +226,19 @@ class Tree:
         else:
             refuse(errno.EXDEV)
 
-    def setattr(self, node: Node, changes: Changes) -> Attributes:
-        """Change attributes or size."""
-        return self._changing(node).setattr(node, changes)
+    def setattr(self, node: Node, changes: Changes, handle: Handle | None = None) -> Attributes:
+        """Change attributes or size; of a file that is gone, for the one who has it open."""
+        view = self._changing(node)
+        if handle is None:
+            return view.setattr(node, changes)
+        if changes.size is not None:
+            handle.truncate(changes.size)
+            changes = changes._replace(size=None)
+        try:
+            return view.setattr(node, changes)
+        except (FileNotFoundError, NotFound):
+            handle.keep(changes)
+            return handle.attributes()
 
     def setxattr(self, node: Node, name: str, value: bytes | None, flags: int = 0) -> None:
         """Set an extended attribute, or remove it (None)."""

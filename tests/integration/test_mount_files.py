@@ -13,6 +13,7 @@ import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -76,7 +77,38 @@ def answered(*numbers):
     assert errno.errorcode[caught.value.errno] in {errno.errorcode[number] for number in numbers}
 
 
+def elsewhere(function):
+    """Call it in another thread: who writes a file sees what it writes, others do not."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
 class TestOpenFiles:
+    def test_who_writes_a_file_reads_what_it_has_written(self, workflow):
+        (workflow / "f").write_bytes(b"old")
+        with opened(workflow / "f", os.O_WRONLY | os.O_APPEND) as fd:
+            os.write(fd, b" and new")
+            during = (workflow / "f").read_bytes()
+        with opened(workflow / "new", os.O_WRONLY | os.O_CREAT) as fd:
+            os.write(fd, b"text")
+            made = (workflow / "new").read_bytes()
+
+        assert (during, made) == (b"old and new", b"text")
+        assert (workflow / "f").read_bytes() == b"old and new"
+
+    def test_room_is_reserved_and_holes_are_punched(self, workflow):
+        data = os.urandom(300_000)
+        (workflow / "f").write_bytes(data)
+        run("fallocate", "--punch-hole", "-o", 65536, "-l", 131072, workflow / "f")
+        punched = (workflow / "f").read_bytes()
+        run("fallocate", "-l", 400_000, workflow / "f")
+
+        assert punched == data[:65536] + bytes(131072) + data[196608:]
+        assert (workflow / "f").read_bytes() == punched + bytes(100_000)
+        assert "not supported" in run(
+            "fallocate", "--collapse-range", "-l", 4096, workflow / "f", code=1, errors=True
+        )
+
     def test_other_readers_see_the_old_content_until_close(self, workflow):
         (workflow / "f").write_bytes(b"old")
         other = subprocess.Popen(  # before the file is open: what it inherited it would close

@@ -112,3 +112,11 @@ def test_other_computed_attributes_cannot_be_set(walker):
     for name in ("user.kvstate.digest", "user.kvstate.due", "user.kvstate.nosuch"):
         with refused(errno.ENOTSUP):
             put(walker, name, b"x")
+
+
+def test_own_attributes_have_64_kib_together(walker):
+    put(walker, "user.one", bytes(60_000))
+    with refused(errno.ENOSPC):
+        put(walker, "user.two", bytes(10_000))
+    put(walker, "user.one", None)
+    put(walker, "user.two", bytes(10_000))

@@ -19,6 +19,7 @@ from kvstatefs.errnos import errno_of
 from kvstatefs.kernel.changing import Changing
 from kvstatefs.kernel.keeping import Keeping
 from kvstatefs.kernel.known import WRITER, OpenFile
+from kvstatefs.kernel.listings import Listings
 from kvstatefs.kernel.looking import Looking
 from kvstatefs.kernel.loop import Lane, Loop, Request
 from kvstatefs.kernel.mounted import Asker, Mounted
@@ -44,7 +45,7 @@ _FALLOCATE = struct.Struct("=QQQII")
 _LSEEK = struct.Struct("=QQII")
 _COPY = struct.Struct("=QQQQQQQ")
 _QUICK_BYTES: Final = 64 * 1024
-_PARKED_SECONDS: Final = 10.0
+_PARKED_SECONDS: Final = 1.5
 _WRITE_CACHE: Final = 1 << 0
 _WRITE_KILLS_SET_ID: Final = 1 << 2
 _COMMITTING: Final = frozenset({
@@ -52,6 +53,11 @@ _COMMITTING: Final = frozenset({
     Code.RENAME2, Code.FSYNC, Code.SETXATTR, Code.REMOVEXATTR,
 })  # fmt: skip
 _LOOKING: Final = frozenset({Code.READDIR, Code.READDIRPLUS, Code.STATFS, Code.LISTXATTR})
+_OF_NODES: Final = frozenset({Code.LOOKUP, Code.GETATTR, Code.GETXATTR, Code.OPEN})
+_OF_FILES: Final = frozenset({Code.READ, Code.WRITE, Code.FLUSH, Code.RELEASE})
+_MOVING_BYTES: Final = frozenset(
+    {Code.FALLOCATE, Code.COPY_FILE_RANGE, Code.COPY_FILE_RANGE_64, Code.LSEEK}
+)
 _NEVER_ANSWERED: Final = frozenset({Code.FORGET, Code.BATCH_FORGET, Code.NOTIFY_REPLY})
 _UNKNOWN_IS_EIO: Final = frozenset({errno.EIO})
 _LEAST: Final = {
@@ -107,7 +113,7 @@ class Service:
         self._handlers = self._table_of_handlers()
 
     def _table_of_handlers(self) -> dict[int, Callable[..., bytes | None]]:
-        looking, changing = self.looking, self.changing
+        looking, changing, listings = self.looking, self.changing, Listings(self.mounted)
         return {
             Code.LOOKUP: looking.lookup,
             Code.FORGET: self._forget,
@@ -135,10 +141,10 @@ class Service:
             Code.REMOVEXATTR: changing.removexattr,
             Code.FLUSH: self._flush,
             Code.INIT: self._init,
-            Code.OPENDIR: looking.opendir,
-            Code.READDIR: looking.readdir,
-            Code.READDIRPLUS: looking.readdirplus,
-            Code.RELEASEDIR: looking.releasedir,
+            Code.OPENDIR: listings.opendir,
+            Code.READDIR: listings.readdir,
+            Code.READDIRPLUS: listings.readdirplus,
+            Code.RELEASEDIR: listings.releasedir,
             Code.FSYNCDIR: _done,
             Code.CREATE: changing.create,
             Code.INTERRUPT: self._interrupt,
@@ -200,30 +206,36 @@ class Service:
             return self._commits
         if code in _LOOKING:
             return self._folders
+        if code in _OF_NODES:
+            return self._lane_of_look(code, self._table.find(int.from_bytes(data[16:24], "little")))
+        if code in _OF_FILES:
+            return self._lane_of_use(code, data)
+        return self._others if code in _MOVING_BYTES else None
+
+    def _lane_of_look(self, code: int, known: Known | None) -> Lane | None:
+        """Let what is computed, and an open of large content, step aside: they may have to wait."""
+        if known is None:
+            return None
+        if known.computed:
+            return self._others
+        if code == Code.OPEN and known.fast is None and known.size > _QUICK_BYTES:
+            return self._lane_of_node(known)
+        return None
+
+    def _lane_of_use(self, code: int, data: bytearray) -> Lane | None:
+        """Let large content, which needs a disk, and what commits step aside."""
+        file = self.opening.find(int.from_bytes(data[40:48], "little"))
         if code == Code.READ:
-            file = self.opening.find(int.from_bytes(data[40:48], "little"))
             if file is None and self.mounted.opens_alone:
                 known = self._table.find(int.from_bytes(data[16:24], "little"))
-                slow = known is not None and known.size > _QUICK_BYTES
+                slow = known is not None and (known.size > _QUICK_BYTES or known.computed)
                 return self._lane_of_node(known) if known is not None and slow else None
             return self._lane_of_node(file.known) if file and file.handle.slow else None
         if code == Code.WRITE:
-            offset = int.from_bytes(data[48:56], "little")
-            end = offset + int.from_bytes(data[56:60], "little")
-            file = self.opening.find(int.from_bytes(data[40:48], "little"))
+            end = int.from_bytes(data[48:56], "little") + int.from_bytes(data[56:60], "little")
             quick = end <= _QUICK_BYTES and (file is None or file.known.size <= _QUICK_BYTES)
             return None if quick else self._others
-        if code in {Code.FLUSH, Code.RELEASE}:
-            file = self.opening.find(int.from_bytes(data[40:48], "little"))
-            return None if file is None or file.kind != WRITER else self._commits
-        if code == Code.OPEN:
-            known = self._table.find(int.from_bytes(data[16:24], "little"))
-            if known is None or known.fast is not None or known.size <= _QUICK_BYTES:
-                return None
-            return self._lane_of_node(known)
-        if code in {Code.FALLOCATE, Code.COPY_FILE_RANGE, Code.COPY_FILE_RANGE_64, Code.LSEEK}:
-            return self._others
-        return None
+        return None if file is None or file.kind != WRITER else self._commits
 
     def _lane_of_node(self, known: Known) -> Lane:
         if tag_of(known.node) == FILE:
@@ -302,6 +314,8 @@ class Service:
             until = time.monotonic() + _PARKED_SECONDS
             with self._table.lock:
                 self._parked.append((unique, file, offset, length, until))
+            if not blocks(offset):  # a commit came between the two
+                self._unpark()
             return None
         return file.handle.read(offset, length)
 
@@ -313,23 +327,24 @@ class Service:
 
     def _unpark(self) -> None:
         """Answer those who wait at the end of a file that grows."""
-        if not self._parked:
-            return
         now = time.monotonic()
-        with self._table.lock:
-            waiting, self._parked = self._parked, []
-        for each in waiting:
+        for each in list(self._parked):
             unique, file, offset, length, until = each
+            body, failed = b"", None
             try:
                 body = file.handle.read(offset, length)
             except Exception as error:  # noqa: BLE001  (this is an edge, too)
-                self._fail(unique, Code.READ, file.known.number, error)
+                failed = error
+            if not (body or failed or now > until):
                 continue
-            if body or now > until:
+            with self._table.lock:
+                if each not in self._parked:  # interrupted, or answered by another thread
+                    continue
+                self._parked.remove(each)
+            if failed is None:
                 self.mounted.answer(unique, body)
             else:
-                with self._table.lock:
-                    self._parked.append(each)
+                self._fail(unique, Code.READ, file.known.number, failed)
 
     def _write(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
         del unique, node, asker
