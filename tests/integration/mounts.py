@@ -106,6 +106,7 @@ class MountProcess:
 
 def mounted_in(folder, adapter):
     """Mount a store in a folder for a fixture; check it to the last byte afterwards."""
+    folder.mkdir(exist_ok=True)
     process = MountProcess(folder, adapter)
     try:
         process.start()

@@ -33,7 +33,7 @@ ALL_CLOSED = ("all closed",)
 
 @pytest.fixture(scope="module")
 def process(adapter, memory):
-    yield from mounted_in(memory, adapter)
+    yield from mounted_in(memory / adapter, adapter)
 
 
 @pytest.fixture
