@@ -177,7 +177,12 @@ class OpenFiles:
             self.let_go(known, fast)
 
     def stale(self, known: Known) -> None:
-        """Let go of a content that is not the newest any more, if nobody reads it."""
+        """Let go of a content that is not the newest any more, if nobody reads it.
+
+        Who opened a file without asking may read it still: such contents go when others come.
+        """
+        if self.mounted.opens_alone:
+            return
         with self.table.lock:
             self.drop_fast(known)
 
