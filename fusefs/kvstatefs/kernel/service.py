@@ -53,7 +53,8 @@ _COMMITTING: Final = frozenset({
 })  # fmt: skip
 _LOOKING: Final = frozenset({Code.READDIR, Code.READDIRPLUS, Code.STATFS, Code.LISTXATTR})
 _NEVER_ANSWERED: Final = frozenset({Code.FORGET, Code.BATCH_FORGET, Code.NOTIFY_REPLY})
-_UNKNOWN_IS_EIO: Final = frozenset({errno.EIO})
+_WRONG: Final = (Malformed, OverflowError, struct.error)
+"""What a request is answered EINVAL for: it is none, or has numbers that nothing has."""
 _LEAST: Final = {
     Code.FORGET: 8, Code.GETATTR: 16, Code.SETATTR: 88, Code.MKNOD: 17, Code.MKDIR: 9,
     Code.RENAME: 10, Code.LINK: 9, Code.OPEN: 8, Code.READ: 40, Code.WRITE: 40, Code.RELEASE: 24,
@@ -180,7 +181,7 @@ class Service:
                     os.write(self._fd, ANSWER.pack(16 + len(body), 0, unique) + body)
 
     def _fail(self, unique: int, code: int, node: int, error: Exception) -> None:
-        number = errno.EINVAL if isinstance(error, Malformed) else errno_of(error)
+        number = errno.EINVAL if isinstance(error, _WRONG) else errno_of(error)
         if number == errno.EIO:
             log.warning("%s of node %d: %s", _name(code), node, error or type(error).__name__)
         if code not in _NEVER_ANSWERED:
