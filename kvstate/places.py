@@ -123,6 +123,10 @@ class Place:
         except (OSError, NotFound):
             return []
 
+    def space(self) -> os.statvfs_result:
+        """Give the state of the file system that it is on, as the system says."""
+        return self._access.space(self._access.use())
+
     def free_bytes(self) -> int:
         """Give the bytes that an ordinary user may still write here."""
         found = self._access.space(self._access.held)

@@ -237,7 +237,7 @@ class Staging:
             self._clear(offset, min(end, self._size))
             self.truncate(grows)
             return
-        self.place.claim(max(0, end - self._size))
+        self.place.claim(length)  # all of it, though some may be there: a refusal leaves nothing
         self.truncate(grows)
         if self._memory is None and self._whole is None:
             self.unshare()

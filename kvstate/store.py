@@ -25,7 +25,7 @@ from kvstate.check import check as walk
 from kvstate.check import repair as mend
 from kvstate.clock import SECOND, SystemClock
 from kvstate.codec import decode, encode
-from kvstate.configuring import configure, remove_namespace
+from kvstate.configuring import configure, own, remove_namespace
 from kvstate.engine.lmdb import LmdbEngine
 from kvstate.engine.memory import MemoryEngine
 from kvstate.errors import Damaged, Incompatible, InvalidValue, NotFound
@@ -61,7 +61,7 @@ if TYPE_CHECKING:
     from kvstate.journal import Change, Event, Named
     from kvstate.places import Place
     from kvstate.scrubbing import Scrubbed
-    from kvstate.space import NamespaceSettings
+    from kvstate.space import NamespaceSettings, Owner, Space
     from kvstate.transaction import Seen, SeenRange, Write
 
 __all__ = ["Store", "open_store"]
@@ -138,13 +138,15 @@ class Store:
         """Give the names of all namespaces, in byte order."""
         return self._state.names()
 
-    def make_namespace(self, name: str) -> None:
+    def make_namespace(self, name: str, owner: Owner | None = None) -> None:
         """Make a namespace before its first key, if it is not there."""
 
         def run(change: Change) -> None:
             before = self._state.found(data, change)
-            self._state.made(data, change)
+            made = self._state.made(data, change)
             if before is None:
+                if owner is not None:
+                    self._state.put_space(change, made._replace(owner=owner))
                 change.say("mkspace", name, "")
 
         data = check_namespace(name)
@@ -158,6 +160,14 @@ class Store:
         Returns when an index is built. `InvalidValue` names what is wrong.
         """
         return configure(self._state, namespace, options)
+
+    def space(self, name: str) -> Space | None:
+        """Give what is known of a namespace; None when there is none of this name."""
+        return self._state.space(name.encode("utf-8", "surrogateescape"))
+
+    def own_namespace(self, name: str, change_owner: Callable[[Owner | None], Owner]) -> Owner:
+        """Change who owns a namespace, and its mode, by a function; give what it gave."""
+        return own(self._state, name, change_owner)
 
     def transaction(self) -> Transaction:
         """Begin a transaction over any namespaces: a context manager, all or nothing.

@@ -8,9 +8,10 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
+from kvstate.codec import decode
 from kvstate.errors import Compacted, Conflict, Exists, NotFound
 from kvstate.filing import Filing
-from kvstate.keyspace import trash_key
+from kvstate.keyspace import parse_trash, trash_key
 from kvstate.nodes import File, Folder, Trashed, described, open_trashed
 from kvstate.policy import DAY
 from kvstate.tally import TRASH_ID, Tally
@@ -26,8 +27,6 @@ __all__ = ["Trashing"]
 SPARED_DAYS: Final = 7
 """What came out of the trash is not purged again for so long."""
 _PAGE: Final = 256
-_OF_TRASH: Final = frozenset({"trash", "undelete", "purge"})
-"""What the journal calls a way into the trash, and the two ways out of it."""
 
 
 class Trashing(Filing):
@@ -53,12 +52,32 @@ class Trashing(Filing):
         data = (reader or self._engine).get(key)
         return None if data is None else open_trashed(key, data)
 
-    def trash_changed(self, since: int) -> bool:
-        """Say whether anything went into the trash, or out of it, after a revision."""
+    def trash_places(self) -> Iterator[tuple[int, int]]:
+        """Give where everything in the trash is: when it goes for good, and its identity."""
+        start = b"Z"
+        while page := self._engine.scan(start, b"[", limit=_PAGE):
+            yield from (parse_trash(key) for key, _ in page)
+            start = page[-1][0] + b"\0"
+
+    def trash_changes(self, since: int) -> tuple[bool, set[int]]:
+        """Say whether anything went into the trash after a revision, and what went out of it.
+
+        The latter as identities, some of which may not have been in it. After a trim of the journal
+        nothing is known: as if something went in.
+        """
+        gone: set[int] = set()
         try:
-            return any(change.kind in _OF_TRASH for change in self._journal.names(since))
+            for _, (kind, _scope, _name, value, previous, _why) in self._journal.entries_since(
+                since
+            ):
+                if kind == "trash":
+                    return True, gone
+                described = {"undelete": value, "purge": previous}.get(kind)
+                if described is not None:
+                    gone.add(decode(described)["id"])
         except Compacted:
-            return True
+            return True, gone
+        return False, gone
 
     def undelete(self, name: str, parts: tuple[str, ...], uid: int, gid: int) -> File:
         """Bring back what was put into the trash last under this name.

@@ -11,120 +11,27 @@ from __future__ import annotations
 import errno
 import threading
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
 from kvstate.sparse import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
 from kvstate.staging import SIZE_MAX
-from kvstatefs.handles import ReadingHandle, found_by
-from kvstatefs.nodes import never, refuse
+from kvstatefs.handles import found_by
+from kvstatefs.nodes import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
-    from kvstate.blob_reader import BlobReader
     from kvstate.clock import Clock
-    from kvstatefs.nodes import Attributes, Handle
+    from kvstatefs.memory_staging import StagedContent
+    from kvstatefs.nodes import Attributes, Changes
 
-__all__ = [
-    "Copies",
-    "MemoryStaging",
-    "StagedContent",
-    "WorkingCopy",
-    "WriteHandle",
-    "WrittenHandle",
-]
+__all__ = ["Copies", "WorkingCopy"]
 
-COPY_BYTES: Final = 4 << 20
-ALLOCATIONS: Final = frozenset(
+_ALLOCATIONS: Final = frozenset(
     {0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE}
 )
 
-
-class StagedContent(Protocol):
-    """Bytes that can still change (`kvstate.staging.Staging`, or memory)."""
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        ...
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read what is there."""
-        ...
-
-    def write(self, offset: int, data: bytes | memoryview) -> int:
-        """Write all of the data there."""
-        ...
-
-    def truncate(self, size: int) -> None:
-        """Cut, or extend with zeros."""
-        ...
-
-    def allocate(self, mode: int, offset: int, length: int) -> None:
-        """Reserve room, make a hole or zeros."""
-        ...
-
-    def seek(self, offset: int, *, data: bool) -> int:
-        """Give where the next data, or else the next hole, is; the size when there is none."""
-        ...
-
-    def discard(self) -> None:
-        """Let go."""
-        ...
-
-
-class MemoryStaging:
-    """Staged content that stays in memory: a key's value."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._data = bytearray()
-        self._bytes_max = bytes_max
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return len(self._data)
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read what is there."""
-        return bytes(self._data[offset : offset + size])
-
-    def write(self, offset: int, data: bytes | memoryview) -> int:
-        """Write all of the data there; EFBIG past what a value may have."""
-        end = offset + len(data)
-        if end > self._bytes_max:
-            refuse(errno.EFBIG, "a value that large is an artifact")
-        if offset > len(self._data):
-            self._data += bytes(offset - len(self._data))
-        self._data[offset:end] = data
-        return len(data)
-
-    def truncate(self, size: int) -> None:
-        """Cut, or extend with zeros."""
-        if size > self._bytes_max:
-            refuse(errno.EFBIG, "a value that large is an artifact")
-        del self._data[size:]
-        self._data += bytes(size - len(self._data))
-
-    def allocate(self, mode: int, offset: int, length: int) -> None:
-        """Let a range be zeros, if the mode says so, and the content grow to its end."""
-        end = offset + length
-        if mode & ~KEEP_SIZE:
-            stop = min(end, len(self._data))
-            self._data[offset:stop] = bytes(max(0, stop - offset))
-        if end > len(self._data) and not mode & KEEP_SIZE:
-            self.truncate(end)
-
-    def seek(self, offset: int, *, data: bool) -> int:
-        """Say that all is data."""
-        return offset if data else len(self._data)
-
-    def discard(self) -> None:
-        """Let go."""
-        self._data = bytearray()
-
-
-S = TypeVar("S", bound=StagedContent)
+S = TypeVar("S", bound="StagedContent")
 
 
 class WorkingCopy(ABC, Generic[S]):
@@ -177,12 +84,17 @@ class WorkingCopy(ABC, Generic[S]):
     def attributes(self) -> Attributes:
         """Give the file's attributes with the working copy's size and time."""
 
+    def keep(self, changes: Changes) -> None:
+        """Change attributes of a file that is gone; a kind that has none forgets it."""
+        del changes
+
     # For everybody
 
     @property
     def size(self) -> int:
         """Bytes of the working copy."""
         with self.lock:
+            self._renew()
             return self._stored_size() if self._staged is None else self._staged.size
 
     def _ready(self, *, load: bool = True) -> S:
@@ -237,7 +149,7 @@ class WorkingCopy(ABC, Generic[S]):
         """Do what fallocate(2) does."""
         if offset < 0 or length <= 0:
             refuse(errno.EINVAL)
-        if mode not in ALLOCATIONS:
+        if mode not in _ALLOCATIONS:
             refuse(errno.EOPNOTSUPP)
         _check_end(offset + length)
         with self.lock:
@@ -349,10 +261,6 @@ class Copies(Generic[C]):
             copy.writers += 1
         return copy
 
-    def reading(self, copy: C) -> WrittenHandle[C]:
-        """Give a reader of the working copy, which stays as long as it is open."""
-        return WrittenHandle(self, self.join(copy))
-
     def let_go(self, copy: C) -> None:
         """Take one writer away; without writers a working copy is dropped."""
         with self.lock:
@@ -385,93 +293,3 @@ class Copies(Generic[C]):
         if self._by_key.get(copy.key) is copy:
             del self._by_key[copy.key]
         self._changed()
-
-
-class WriteHandle(Generic[C]):
-    """A file open for writing."""
-
-    content: bytes | None = None
-    slow = True
-
-    def __init__(self, copies: Copies[C], copy: C, *, append: bool) -> None:
-        """Belong to one more writer of the working copy."""
-        self.copy = copy
-        self._copies = copies
-        self._append = append
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read what was written."""
-        return self.copy.read(offset, size)
-
-    def write(self, offset: int, data: bytes | memoryview) -> int:
-        """Write; a handle opened for appending writes at the end, wherever the kernel thinks."""
-        return self.copy.write(offset, data, append=self._append)
-
-    def write_back(self, offset: int, data: bytes | memoryview) -> int:
-        """Write there what a mapping was given, also where the handle appends."""
-        return self.copy.write(offset, data, append=False)
-
-    def truncate(self, size: int, *, opening: bool = False) -> None:
-        """Cut or extend."""
-        if opening:
-            self.copy.empty()
-        else:
-            self.copy.truncate(size)
-
-    def allocate(self, mode: int, offset: int, length: int) -> None:
-        """Make room, or a hole, or zeros."""
-        self.copy.allocate(mode, offset, length)
-
-    def seek(self, offset: int, whence: int) -> int:
-        """Give where the next data or hole is."""
-        return self.copy.seek(offset, whence)
-
-    def copy_from(self, source: Handle, offset: int, target_offset: int, size: int) -> int:
-        """Copy bytes of another handle to here."""
-        data = source.read(offset, min(size, COPY_BYTES))
-        return self.copy.write(target_offset, data, append=False) if data else 0
-
-    def file(self) -> BlobReader | None:
-        """Say that there is none: what is written has no final content."""
-        return None
-
-    def flush(self, held: Callable[[], bool] = never) -> bytes | None:
-        """Store what is not stored yet."""
-        if self.copy.dirty:
-            self._copies.check()
-        return self.copy.flush(held)
-
-    def release(self) -> None:
-        """Let go of the working copy."""
-        self._copies.let_go(self.copy)
-
-    def attributes(self) -> Attributes:
-        """Give the attributes with the working copy's size."""
-        return self.copy.attributes()
-
-
-class WrittenHandle(ReadingHandle, Generic[C]):
-    """A reader of what is being written: for a process that reads back what it writes."""
-
-    slow = True
-
-    def __init__(self, copies: Copies[C], copy: C) -> None:
-        """Belong to one who holds the working copy."""
-        self.copy = copy
-        self._copies = copies
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read what was written so far."""
-        return self.copy.read(offset, size)
-
-    def seek(self, offset: int, whence: int) -> int:
-        """Give where the next data or hole is."""
-        return self.copy.seek(offset, whence)
-
-    def release(self) -> None:
-        """Let go of the working copy."""
-        self._copies.let_go(self.copy)
-
-    def attributes(self) -> Attributes:
-        """Give the attributes with the working copy's size."""
-        return self.copy.attributes()

@@ -11,8 +11,15 @@ from weakref import WeakValueDictionary
 from kvstate.nodes import File
 from kvstatefs.artifact_copy import ArtifactCopy, Making
 from kvstatefs.artifact_records import ArtifactRecords
-from kvstatefs.attributes import computed_of_file, user_attribute
-from kvstatefs.copies import Copies, WriteHandle
+from kvstatefs.attributes import (
+    HOLD,
+    TIER,
+    computed_of_file,
+    set_hold,
+    set_tier,
+    user_attribute,
+)
+from kvstatefs.copies import Copies
 from kvstatefs.nodes import (
     Attributes,
     Caller,
@@ -22,6 +29,7 @@ from kvstatefs.nodes import (
 )
 from kvstatefs.reading import ReadHandle
 from kvstatefs.views import PlainView
+from kvstatefs.write_handles import WriteHandle, WrittenHandle
 
 if TYPE_CHECKING:
     from kvstate.store import Store
@@ -135,7 +143,12 @@ class Files(PlainView):
     def open_written(self, node: Node) -> Handle | None:
         """Open the working copy for reading; None when nobody writes the file."""
         copy = self._copy(self._file(node)) if self.copies else None
-        return None if copy is None else self.copies.reading(copy)
+        return None if copy is None else WrittenHandle(self.copies, copy)
+
+    def tier_and_folder(self, node: Node) -> tuple[int, int]:
+        """Give the tier that a file is in, or is to be in, and its folder's identity."""
+        file = self._file(node)
+        return file.tier or 0, file.parent
 
     def has_writers(self, node: Node) -> bool:
         """Whether somebody has the file open for writing."""
@@ -212,9 +225,21 @@ class Files(PlainView):
         return {**file.xattrs, **computed_of_file(self.store, file)}
 
     def setxattr(self, node: Node, name: str, value: bytes | None, flags: int) -> None:
-        """Set or remove one of a file's own attributes."""
-        user_attribute(name, value, self.xattrs(node), flags)
+        """Set or remove one of a file's own attributes, its tier or a hold.
+
+        Not while something is written that is not stored: who copies attributes, too (`cp -a`,
+        `mv`), means the file's own, and not to move the copy to where the original is.
+        """
         file = self._file(node)
+        copy = self._copy(file)
+        written = copy is not None and copy.dirty
+        if name in {TIER, HOLD} and isinstance(file, File) and not written:
+            if name == TIER:
+                set_tier(self.store, file, value)
+            else:
+                set_hold(self.store, file, value, flags)
+            return
+        user_attribute(name, value, self.xattrs(node), flags)
         if not isinstance(file, ArtifactCopy):
             self.store.catalog.set_xattr(file.id, name, value)
         elif value is None:

@@ -188,9 +188,6 @@ class FolderLooking(PlainView):
         return folder
 
     def _remove(self, file: File) -> None:
-        written = self._copies.find(file.id)
-        if written is not None:
-            written.keep()
         self._catalog.remove_file(file.parent, file.name)
         copy = self._copies.find(file.id)
         if copy is not None:

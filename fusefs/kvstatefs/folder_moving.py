@@ -151,9 +151,6 @@ class FolderMoving(FolderLooking):
         *,
         replace: bool,
     ) -> None:
-        replaced = None if target is None else self._copies.find(target.id)
-        if replaced is not None:
-            replaced.keep()
         tier = target_view.tier if target_view.tier != source.tier else None
         if tier is None:
             self._catalog.rename(source.parent, source.name, *place, replace=replace)
@@ -184,7 +181,6 @@ class FolderMoving(FolderLooking):
             self._catalog.guard("replacing", target.name, target)
             written = self._copies.find(target.id)
             if written is not None:
-                written.keep()
                 self._copies.unlink(written)
         if source.shadows is not None:
             with suppress(NotFound):  # it was replaced, and what replaced it goes on

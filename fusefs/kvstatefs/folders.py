@@ -74,6 +74,8 @@ class FolderView(FolderMoving):
         elif not made and flags & os.O_EXCL:
             self._copies.let_go(copy)
             refuse(errno.EEXIST)
+        elif flags & os.O_EXCL and node is None:
+            copy.exclusive = True
         return copy.attributes(), self._files.writing(copy, flags)
 
     def _is_here(self, node: File) -> bool:

@@ -11,7 +11,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable
 
     from kvstate.blob_reader import BlobReader
-    from kvstatefs.nodes import Attributes, Handle
+    from kvstatefs.nodes import Attributes, Changes, Handle
 
 __all__ = ["Finder", "ReadingHandle", "found_by"]
 
@@ -65,6 +65,10 @@ class ReadingHandle:
         """Refuse."""
         del source, offset, target_offset, size
         refuse(errno.EBADF)
+
+    def keep(self, changes: Changes) -> None:
+        """Take it, and forget it."""
+        del changes
 
     def seek(self, offset: int, whence: int) -> int:
         """Give where the next data or hole is: data all along, and a hole at the end."""

@@ -31,7 +31,7 @@ from kvstatefs.listing import Listed, Listing, Page
 from kvstatefs.nodes import ROOT, STATE, Attributes, identity_of, inode_of, os_error, refuse, tag_of
 
 if TYPE_CHECKING:
-    from collections.abc import Iterator
+    from collections.abc import Callable, Iterator
 
     from kvstate.store import Store
     from kvstatefs.keys import Keys
@@ -42,10 +42,16 @@ __all__ = ["META", "MetaView"]
 META: Final = "meta"
 _TREES: Final = ("all", "cold", "hot", "state", "warm")
 _READ_BITS: Final = 0o444
+_FOLDERS_KEPT: Final = 10_000
 
 
 class Trees(Protocol):
     """The trees of which this is the twin: what is asked of `kvstatefs.tree.Tree`."""
+
+    @property
+    def version(self) -> Callable[[], int]:
+        """Give what gives a number that changes with every change."""
+        ...
 
     def lookup(self, parent: Node, name: str) -> Attributes:
         """Give what has this name in this folder."""
@@ -75,6 +81,8 @@ class MetaView(ComputedView):
         self._tree = tree
         self._store = store
         self._keys = keys
+        self._folders: tuple[int, dict[Node, Attributes]] = (-1, {})
+        """Twins of folders that were found, until anything changes."""
 
     # Looking
 
@@ -82,12 +90,21 @@ class MetaView(ComputedView):
         """Give the attributes of what a node is the twin of; ENOENT when that is not there."""
         if not isinstance(node, tuple) or (len(node) > 1 and node[1] not in _TREES):
             raise os_error(errno.ENOENT)
-        found = self._tree.getattr(ROOT)
-        for name in node[1:]:
-            if not stat.S_ISDIR(found.mode):
+        if len(node) == 1:
+            return self._tree.getattr(ROOT)
+        version = self._tree.version()
+        known_version, known = self._folders
+        if version != known_version or len(known) > _FOLDERS_KEPT:
+            known = {}
+            self._folders = (version, known)
+        above = known.get(node[:-1])
+        if above is None:
+            above = self._twin(node[:-1])
+            if not stat.S_ISDIR(above.mode):
                 refuse(errno.ENOTDIR)
-            found = self._tree.lookup(found.node, name)
-        return found
+            if above.lasting:
+                known[node[:-1]] = above
+        return self._tree.lookup(above.node, node[-1])
 
     def lookup(self, parent: Node, name: str) -> Attributes:
         """Give the twin of what has this name in the folder whose twin this is."""
@@ -154,7 +171,6 @@ class MetaView(ComputedView):
             "mode": f"{stat.S_IMODE(twin.mode):04o}",
             "uid": twin.uid,
             "gid": twin.gid,
-            "xattrs": self._xattrs(twin),
         }
         return to_json(shown, indent=2).encode("utf-8", "replace") + b"\n"
 
@@ -174,22 +190,21 @@ class MetaView(ComputedView):
         try:
             stored = self._tree.stored(twin.node)
         except FileNotFoundError:
-            return {**known, "stored": False, "size": twin.size}
+            own = self._tree.xattrs(twin.node)
+            return {**known, "stored": False, "size": twin.size, "xattrs": _shown(own)}
         file = self._store.catalog.node(identity_of(stored.node))
         if not isinstance(file, File):
             raise os_error(errno.ENOENT)
         artifact = self._store.artifacts.stat(self._store.catalog.path(file.id))
         changed = moment_text(file.changed_ns)
-        return {**known, "stored": True, **artifact_facts(artifact), "changed_at": changed}
+        facts = {**artifact_facts(artifact), "changed_at": changed}
+        return {**known, "stored": True, **facts, "xattrs": _shown(file.xattrs)}
 
-    def _xattrs(self, twin: Attributes) -> dict[str, Any]:
-        """Give a file's own attributes, as text where they are text."""
-        found = self._tree.xattrs(twin.node)
-        return {
-            name: _text_or_bytes(value)
-            for name, value in sorted(found.items())
-            if not name.startswith(COMPUTED)
-        }
+
+def _shown(xattrs: dict[str, bytes]) -> dict[str, Any]:
+    """Give a file's own attributes, as text where they are text."""
+    own = {name: value for name, value in xattrs.items() if not name.startswith(COMPUTED)}
+    return {name: _text_or_bytes(own[name]) for name in sorted(own)}
 
 
 def _text_or_bytes(value: bytes) -> str | bytes:

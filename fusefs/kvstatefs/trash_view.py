@@ -14,7 +14,6 @@ import errno
 import os
 import stat
 import time
-from bisect import bisect_right
 from typing import TYPE_CHECKING, Final
 
 from kvstate.clock import datetime_of
@@ -105,7 +104,7 @@ class TrashView(ComputedView):
 
     def _children(self, path: tuple[str, ...]) -> dict[str, Buried | None] | None:
         """Give what is in a folder; None when there is no such folder."""
-        found = self._index.folder(path)
+        found = self._index.children(path)
         if found is None and self._left.get(path, 0.0) > time.monotonic():
             return {}
         return found
@@ -115,7 +114,7 @@ class TrashView(ComputedView):
         if not path or self._children(path) is not None:
             refuse(errno.EISDIR)
         *above, name = path
-        buried = (self._index.folder(tuple(above)) or {}).get(name)
+        buried = (self._index.children(tuple(above)) or {}).get(name)
         trashed = None if buried is None else self._catalog.trashed_at(*buried)
         if trashed is None:
             raise os_error(errno.ENOENT)
@@ -159,11 +158,9 @@ class TrashView(ComputedView):
 
     def _page(self, path: tuple[str, ...], after: str) -> Page:
         children = self._children(path) or {}
-        names = list(children)
-        begin = bisect_right(names, after)
-        shown = names[begin : begin + _PAGE]
-        entries = [self._listed((TRASH, *path, name), children[name]) for name in shown]
-        return Page(entries, shown[-1] if begin + _PAGE < len(names) else None)
+        names = self._index.names_after(path, after, _PAGE)
+        entries = [self._listed((TRASH, *path, name), children.get(name)) for name in names]
+        return Page(entries, names[-1] if len(names) == _PAGE else None)
 
     @staticmethod
     def _listed(node: tuple[str, ...], buried: Buried | None) -> Listed:
@@ -232,7 +229,7 @@ class TrashView(ComputedView):
         if len(self._left) >= _LEFT_MAX:
             self._left = {}
         for depth in range(len(path), 0, -1):
-            if self._index.folder(path[:depth]) is not None:
+            if self._index.children(path[:depth]) is not None:
                 return
             self._left[path[:depth]] = now + _LEFT_SECONDS
 

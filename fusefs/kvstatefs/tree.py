@@ -19,6 +19,7 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from kvstate.errors import NotFound
 from kvstate.keyspace import ROOT_ID
 from kvstatefs.artifact_records import Version
 from kvstatefs.control_view import ControlView
@@ -40,12 +41,14 @@ from kvstatefs.nodes import (
     Changes,
     Handle,
     Node,
+    identity_of,
     node_number,
     refuse,
     tag_of,
 )
 from kvstatefs.operation_counts import OperationCounts
 from kvstatefs.presence import Presence
+from kvstatefs.room import Room
 from kvstatefs.state_view import TOP, StateView
 from kvstatefs.trash_view import TRASH, TrashView
 
@@ -74,6 +77,7 @@ class Tree:
         But for what is not ``lasting`` (`Attributes`): that may change at any time.
         """
         self._presence = Presence(store)
+        self._room = Room(store)
         self.files = Files(store, self.version, self._presence)
         self.state = StateView(store, self.version, self._presence)
         tiers = {HOT: 0, WARM: 1, COLD: 2, ALL: None}
@@ -144,9 +148,15 @@ class Tree:
         return view.stored(node) if isinstance(view, Files | StateView) else view.getattr(node)
 
     def statfs(self, node: Node = ROOT) -> os.statvfs_result:
-        """Give the truth about the room that there is for what is below a node."""
-        del node
-        return os.statvfs(self.store.path)
+        """Give the truth about the room there is: of a node's tier, within its quotas."""
+        if isinstance(node, tuple):
+            return self._room.of_namespace(node[1] if node[0] == STATE and len(node) > 1 else None)
+        tag, identity = tag_of(node), identity_of(node)
+        if tag == FILE:
+            return self._room.of_artifact(*self.files.tier_and_folder(node))
+        if tag in self._folders:
+            return self._room.of_artifact(self._folders[tag].tier or 0, identity)
+        return self._room.of_artifact(0, ROOT_ID)
 
     def lasting_absence(self, parent: Node) -> bool:
         """Whether a name that is absent in a folder stays so until something is committed."""
@@ -216,9 +226,19 @@ class Tree:
         else:
             refuse(errno.EXDEV)
 
-    def setattr(self, node: Node, changes: Changes) -> Attributes:
-        """Change attributes or size."""
-        return self._changing(node).setattr(node, changes)
+    def setattr(self, node: Node, changes: Changes, handle: Handle | None = None) -> Attributes:
+        """Change attributes or size; of a file that is gone, for the one who has it open."""
+        view = self._changing(node)
+        if handle is None:
+            return view.setattr(node, changes)
+        if changes.size is not None:
+            handle.truncate(changes.size)
+            changes = changes._replace(size=None)
+        try:
+            return view.setattr(node, changes)
+        except (FileNotFoundError, NotFound):
+            handle.keep(changes)
+            return handle.attributes()
 
     def setxattr(self, node: Node, name: str, value: bytes | None, flags: int = 0) -> None:
         """Set an extended attribute, or remove it (None)."""

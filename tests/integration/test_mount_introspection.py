@@ -77,6 +77,21 @@ class TestComputedFiles:
         assert (tmp_path / "config.toml").read_bytes() == (own / "config.toml").read_bytes()
         assert json.loads((tmp_path / "stats.json").read_bytes())["page_bytes"] > 0
 
+    def test_the_metrics_count_what_this_mount_does(self, own, process):
+        def counted(what):
+            lines = (own / "metrics").read_text().splitlines()
+            found = [line for line in lines if line.startswith(f"kvstate_mount_{what}")]
+            return float(found[0].rpartition(" ")[2]) if found else 0
+
+        opens = counted('operations_total{operation="open"}')
+        shell("cat none", cwd=process.path / "all", code=1)
+        shell("cat health health health", cwd=own)
+
+        wait_for(
+            lambda: counted('operations_total{operation="open"}') >= opens + 3, what="the opens"
+        )
+        assert counted('errors_total{errno="ENOENT"') >= 1
+
     def test_they_cannot_be_changed(self, own):
         for line in ("echo x > health", "echo x >> metrics", "truncate -s 0 config.toml"):
             assert shell(line, cwd=own, code=1) == b""

@@ -40,6 +40,7 @@ _ANSWER = struct.Struct("=IiQ")
 _ENTRY = struct.Struct("=QQQQII")
 _ATTRIBUTES = struct.Struct("=QQQQQQIIIIIIIIII")
 _INIT_OUT = struct.Struct("=IIIIHHIIHHIIH22x")
+_STORE = 4
 _NOTICES = {2: "inode", 3: "entry", 7: "resend"}
 
 
@@ -176,6 +177,7 @@ class Kernel:
         self._state = threading.Condition()
         self.answers = defaultdict(list)
         self.notices = []
+        self.given = {}
         self.serving = Serving(
             self._far.fileno(), tree, "/nowhere", ledger, link, passthrough=passthrough
         )
@@ -205,6 +207,10 @@ class Kernel:
             with self._state:
                 if unique:
                     self.answers[unique].append(Answer(-error, message[16:]))
+                elif error == _STORE:
+                    number, offset, size, _ = struct.unpack_from("=QQII", message, 16)
+                    assert (offset, size) == (0, len(message) - 40)
+                    self.given[number] = message[40:]
                 else:
                     self.notices.append(self._notice(error, message[16:]))
                 self._state.notify_all()

@@ -201,16 +201,20 @@ def test_names_that_a_listing_told_are_taken_back(kernel, other):
     other.artifacts.put(NAME, b"second content")
     other.artifacts.delete("acme/weekly/b")
 
-    assert kernel.told() == entries((folder, "a"), (folder, "b"))
+    told = kernel.told()
+    assert [notice for notice in told if notice[0] == "entry"] == entries(
+        (folder, "a"), (folder, "b")
+    )
+    assert ("inode", folder.number, (0, 0)) in told
 
 
-def test_names_that_a_listing_without_attributes_gave_are_not(kernel, other):
+def test_names_that_a_listing_without_attributes_gave_are_not_but_the_listing_is(kernel, other):
     folder = kernel.walk("all/acme/weekly")
     kernel.listing(folder.number)
 
     other.artifacts.put(NAME, b"second content")
 
-    assert kernel.told() == []
+    assert kernel.told() == [("inode", folder.number, (0, 0))]
 
 
 def test_a_thousand_commits_are_looked_at_in_order(kernel, other):
@@ -332,15 +336,15 @@ def test_a_listing_that_a_commit_overtook_is_taken_back(kernel, other, monkeypat
     folder = kernel.walk("all/acme/weekly")
     handle = kernel.opendir(folder.number)
     reached, go_on = threading.Event(), threading.Event()
-    take = kernel.service.mounted.table.take
+    tell = kernel.service.mounted.table.tell
 
-    def hold(found, **others):
+    def hold(*told):
         if not reached.is_set():
             reached.set()
             assert go_on.wait(20)
-        return take(found, **others)
+        return tell(*told)
 
-    monkeypatch.setattr(kernel.service.mounted.table, "take", hold)
+    monkeypatch.setattr(kernel.service.mounted.table, "tell", hold)
     pages = []
     asking = threading.Thread(
         target=lambda: pages.append(kernel.page(folder.number, handle, 0, 4096, plus=True))

@@ -701,7 +701,7 @@ def test_extended_attributes_honour_create_and_replace(kernel, folder):
 @pytest.mark.parametrize(
     ("name", "error"),
     [
-        ("security.capability", errno.ENODATA),
+        ("security.capability", errno.ENOTSUP),
         ("system.posix_acl_access", errno.ENOTSUP),
         ("user.none", errno.ENODATA),
     ],

@@ -9,6 +9,7 @@ import struct
 
 import pytest
 
+from kvstatefs.kernel import open_files
 from kvstatefs.kernel.wire import Code
 from tests.unit.kernel_peer import ALL_FLAGS, HOUR, NO_OPEN_SUPPORT, ROOT, mounting
 from tests.unit.walker import refused
@@ -131,7 +132,8 @@ def test_data_and_holes_are_found_without_an_open(kernel):
     assert answer == struct.pack("=Q", len(LARGE))
 
 
-def test_only_so_many_contents_are_pinned(kernel, store):
+def test_only_so_many_contents_are_pinned(kernel, store, monkeypatch):
+    monkeypatch.setattr(open_files, "_IDLE_MAX", 500)
     names = [f"n{number:04}" for number in range(600)]
     store.artifacts.put_many((f"acme/many/{name}", name.encode()) for name in names)
     folder = kernel.walk("all/acme/many").number

@@ -41,6 +41,7 @@ LAYERS = (
         "kvstate.version",
         "kvstate.structs",
         "kvstate.pacing",
+        "kvstate.process",
         "kvstate.asking",
         "kvstate.sparse",
     },

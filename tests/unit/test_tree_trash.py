@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import errno
 import os
+import random
 import stat
 
 import pytest
@@ -338,3 +339,39 @@ def test_damage_is_named_and_not_served(walker, artifacts, store):
 
     file.write_bytes(good)
     store.check(repair=True, verify=True)
+
+
+def test_its_tree_is_that_of_who_looks_for_the_first_time_whatever_happened(
+    walker, artifacts, store
+):
+    chance = random.Random(17)
+    names = [f"t{number % 3}/w/{folder}a" for number in range(3) for folder in ("", "x/", "x/y/")]
+    for _ in range(150):
+        name = chance.choice(names)
+        act = chance.choice(["delete", "delete", "undelete", "purge", "look", "other"])
+        if act == "delete":
+            deleted(artifacts, name)
+        elif act == "undelete" and name in {each.name for each in artifacts.trash()}:
+            artifacts.undelete(name)
+            if chance.random() < 0.5:
+                artifacts.delete(name)
+            else:
+                artifacts.rename(name, f"{name}-{store.revision()}")
+        elif act == "purge":
+            artifacts.empty_trash(name)
+        elif act == "other":
+            store.namespace("prs").set("a", 1)
+        else:
+            assert tree_of(walker) == tree_of(Walker(store))
+
+    assert tree_of(walker) == tree_of(Walker(store))
+
+
+def tree_of(walker, folder=TRASH):
+    found = {}
+    for name in walker.names(folder):
+        path = f"{folder}/{name}"
+        found[path] = walker.stat(path)._replace(accessed_ns=0, modified_ns=0, changed_ns=0)
+        if stat.S_ISDIR(found[path].mode):
+            found |= tree_of(walker, path)
+    return found

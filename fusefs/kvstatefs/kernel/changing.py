@@ -55,7 +55,7 @@ class Changing:
         position: int,
         opened: bytes = b"",
     ) -> None:
-        known = self._table.take(found)
+        known = self._table.tell(found, parent, name)
         self._answer_made(unique, parent, name, known, found, position, opened)
 
     def _answer_made(
@@ -69,7 +69,6 @@ class Changing:
         opened: bytes,
     ) -> None:
         known.unlinked = False
-        self._table.named(known, parent, name)
         if not self._mounted.answer(unique, self._mounted.entry(known, found) + opened):
             self._table.forget(known.number, 1)
         self._feed.behind(position, parent, (name,))
@@ -128,10 +127,10 @@ class Changing:
         found, handle = self._tree.create(parent.node, name, flags, mode, caller)
         if handle.content is not None:  # another process has made it meanwhile
             handle.release()
-            known = self._table.take(found)
+            known = self._table.tell(found, parent, name)
             opened = self._opening.open(known.number, flags, asker)
         else:
-            known = self._table.take(found)
+            known = self._table.tell(found, parent, name)
             opened = self._opening.writers.created(known, handle, flags, asker)
         self._answer_made(unique, parent, name, known, found, position, opened)
 

@@ -45,9 +45,10 @@ log = logging.getLogger("kvstatefs")
 VALID_NS: Final = 3600 * SECOND
 """For how long the kernel may keep what it is told."""
 _VIEWS: Final = ("hot", "warm", "cold", "all")
-_WAIT_SECONDS: Final = 5.0
+_WAIT_SECONDS: Final = 2.0
 _AGAIN_SECONDS: Final = 0.5
 _BATCH: Final = 512
+_LATE_SECONDS: Final = 2.0
 
 
 def places_of(change: Named) -> Iterable[tuple[str, ...]]:
@@ -83,7 +84,7 @@ class Feed:
         self._over = threading.Event()
         self._failed = ""
         self.moved: Callable[[], None] = lambda: None
-        """Called after each commit was looked at."""
+        """Called after commits were looked at, and every two seconds."""
         self.position = 0
         """Counts how often the feed has begun to look at what changed."""
         self.coherent = False
@@ -134,6 +135,7 @@ class Feed:
             try:
                 if store.wait(self._seen, _WAIT_SECONDS) > self._seen:
                     self._follow()
+                self.moved()
                 if self._failed:
                     self._recover()
             except Exception as error:  # noqa: BLE001  (whatever it is: nothing may stay stale)
@@ -151,7 +153,6 @@ class Feed:
                 batch = []
             batch.append(change)
         self._compare(batch)
-        self.moved()
 
     def _compare(self, changes: list[Named]) -> None:
         self.position += 1
@@ -166,6 +167,7 @@ class Feed:
         """Look at each part of a path that the kernel was told of."""
         folder = self._table.root
         for name in place:
+            self._relist(folder)
             children = folder.children
             if children is None or name not in children:
                 return
@@ -177,6 +179,24 @@ class Feed:
             if child is None:
                 return
             folder = child
+
+    def _relist(self, folder: Known) -> None:
+        """Let the kernel list a folder anew."""
+        if folder.listed:
+            folder.listed = False
+            self._notices.pages(folder.number)
+
+    def listed(self, position: int, folder: Known) -> None:
+        """Take back a listing that was overtaken.
+
+        The kernel keeps it only after it got our answer, and so perhaps after the notice: hence a
+        second one, when nobody can be that late any more.
+        """
+        if self.position != position:
+            self._notices.pages(folder.number)
+            timer = threading.Timer(_LATE_SECONDS, self._notices.pages, (folder.number,))
+            timer.daemon = True
+            timer.start()
 
     def _look(self, parent: Known, name: str) -> bool:
         """Compare what was told of a name with what is; say whether it leads where it did."""
@@ -274,6 +294,7 @@ class Feed:
                 self._table.untell(known, name)
             if known.children is not None or known.cached:
                 self._notices.attributes(known.number)
+            self._relist(known)
 
     def settle(self, seconds: float) -> bool:
         """Wait until the newest commit was looked at and told; say whether that came."""

@@ -7,7 +7,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from kvstatefs.kernel.wire import Open
-from kvstatefs.nodes import FILE, tag_of
+from kvstatefs.nodes import CONTROL, FILE, ROOT, tag_of
 
 if TYPE_CHECKING:
     from kvstatefs.nodes import Attributes, Handle, Node
@@ -19,6 +19,7 @@ OPENED = struct.Struct("=QIi")
 """The answer to an open: number, how the kernel may treat it, what it was handed over."""
 _CACHED: Final = Open.KEEP_CACHE | Open.NOFLUSH
 _SIZE_AT: Final = 8
+_COMPUTED: Final = frozenset({CONTROL, "history", "trash", "meta"})
 
 
 class Known:
@@ -28,10 +29,12 @@ class Known:
         "cached",
         "changes",
         "children",
+        "computed",
         "content",
         "detached",
         "fast",
         "handles",
+        "listed",
         "lookups",
         "mixed",
         "names",
@@ -51,6 +54,8 @@ class Known:
         self.node = node
         self.content = content
         """What names the bytes that it shows; None for folders, and while it is written."""
+        self.computed = tag_of(node) in _COMPUTED and node != ROOT
+        """Whether looking at it may take a while: what the store says of itself."""
         self.origin = origin
         self.packed = b""
         """The attributes as the kernel was last told them (``struct fuse_attr``)."""
@@ -59,6 +64,8 @@ class Known:
         """Under which names, and in which folders, the kernel was told of it."""
         self.children: dict[str, Known | None] | None = None
         """Of a folder: what was told of the names in it."""
+        self.listed = False
+        """Of a folder: whether the kernel may have kept a listing since it was last told not to."""
         self.cached = 0
         """How many open files read it through the kernel's pages, or are handed over to it."""
         self.writers = 0

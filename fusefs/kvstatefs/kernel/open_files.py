@@ -19,7 +19,10 @@ if TYPE_CHECKING:
 
 __all__ = ["OpenFiles"]
 
-_IDLE_MAX: Final = 512
+_IDLE_MAX: Final = 16_384
+_IDLE_BYTES_MAX: Final = 64 << 20
+_IDLE_FILES_MAX: Final = 512
+_SMALL_BYTES: Final = 64 * 1024
 
 
 class OpenFiles:
@@ -34,7 +37,9 @@ class OpenFiles:
         self.by_number: dict[int, OpenFile] = {}
         self.find = self.by_number.get
         self._numbers = itertools.count(1)
-        self._idle: OrderedDict[int, Known] = OrderedDict()
+        self._idle_small: OrderedDict[int, tuple[Known, int]] = OrderedDict()
+        self._idle_large: OrderedDict[int, tuple[Known, int]] = OrderedDict()
+        self._idle_bytes = 0
         self.table.forgotten = self._abandon
 
     def number(self) -> int:
@@ -117,16 +122,32 @@ class OpenFiles:
         refuse(errno.ESTALE)
 
     def used(self, known: Known) -> None:
-        """Keep what a node is read with, as the one that was used last."""
-        self._idle[known.number] = known
-        self._idle.move_to_end(known.number)
-        while len(self._idle) > _IDLE_MAX:
-            _, oldest = self._idle.popitem(last=False)
-            self.drop_fast(oldest)
+        """Keep what a node is read with, as the one that was used last.
+
+        Those that were used longest ago go: small ones are in memory, large ones have descriptors.
+        """
+        size = known.size
+        idle = self._idle_small if size <= _SMALL_BYTES else self._idle_large
+        if known.number not in idle:
+            idle[known.number] = (known, size)
+            self._idle_bytes += size if idle is self._idle_small else 0
+        idle.move_to_end(known.number)
+        while len(self._idle_large) > _IDLE_FILES_MAX:
+            self._dismiss(self._idle_large)
+        while len(self._idle_small) > _IDLE_MAX or self._idle_bytes > _IDLE_BYTES_MAX:
+            self._dismiss(self._idle_small)
+
+    def _dismiss(self, idle: OrderedDict[int, tuple[Known, int]]) -> None:
+        known, _ = next(iter(idle.values()))
+        self.busy(known)
+        self.drop_fast(known)
 
     def busy(self, known: Known) -> None:
         """Take note that what a node is read with is not idle any more."""
-        self._idle.pop(known.number, None)
+        small = self._idle_small.pop(known.number, None)
+        if small is not None:
+            self._idle_bytes -= small[1]
+        self._idle_large.pop(known.number, None)
 
     def rest(self, known: Known, number: int) -> None:
         """Keep a handle that nobody uses for the next reader, or let it go."""
@@ -144,7 +165,7 @@ class OpenFiles:
         """Let the next reader of a node open it anew, and what its readers share go with them."""
         if known.fast is fast:
             known.fast = None
-        self._idle.pop(known.number, None)
+        self.busy(known)
         if not fast.file.count:
             self.passthrough.take_back(fast.backing)
             self.close(fast.number)
@@ -156,7 +177,12 @@ class OpenFiles:
             self.let_go(known, fast)
 
     def stale(self, known: Known) -> None:
-        """Let go of a content that is not the newest any more, if nobody reads it."""
+        """Let go of a content that is not the newest any more, if nobody reads it.
+
+        Who opened a file without asking may read it still: such contents go when others come.
+        """
+        if self.mounted.opens_alone:
+            return
         with self.table.lock:
             self.drop_fast(known)
 

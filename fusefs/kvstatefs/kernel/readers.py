@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import os
 import stat
@@ -10,6 +11,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvstatefs.errnos import errno_of
 from kvstatefs.kernel.known import READER, Fast, Known, OpenFile
+from kvstatefs.kernel.wire import store_notice
 from kvstatefs.nodes import Attributes, Handle, refuse
 
 if TYPE_CHECKING:
@@ -21,6 +23,8 @@ if TYPE_CHECKING:
 __all__ = ["Readers"]
 
 _TRIES: Final = 16
+_GIVEN_BYTES: Final = 16 * 1024
+"""Content of this size is given to the kernel when it is opened for the first time."""
 _FRESH_SECONDS: Final = 60.0
 """After so long an open counts as an access again."""
 
@@ -124,10 +128,22 @@ class Readers:
                 fast = known.fast = Fast(number, file, backing, version)
                 answer = fast.answer
                 self._open.keeping.reader(number, known, handle, backing)
+                if known.cached == 1 and 0 < known.size <= _GIVEN_BYTES and not handle.slow:
+                    self._give(known, handle)
         if there is not None:
             handle.release()
             self._open.passthrough.take_back(backing)
         return answer
+
+    def _give(self, known: Known, handle: Handle) -> None:
+        """Give the kernel a small content together with the file: it need not ask for it.
+
+        Nobody else has the node open, so none of its pages is locked by one who waits for us.
+        """
+        content = handle.read(0, known.size)
+        if len(content) == known.size:
+            with contextlib.suppress(OSError):
+                os.write(self._mounted.fd, store_notice(known.number, content))
 
     def unasked(self, known: Known) -> OpenFile:
         """Give what a node is read with that the kernel opened without asking.

@@ -19,6 +19,7 @@ from kvstatefs.errnos import errno_of
 from kvstatefs.kernel.changing import Changing
 from kvstatefs.kernel.keeping import Keeping
 from kvstatefs.kernel.known import WRITER, OpenFile
+from kvstatefs.kernel.listings import Listings
 from kvstatefs.kernel.looking import Looking
 from kvstatefs.kernel.loop import Lane, Loop, Request
 from kvstatefs.kernel.mounted import Asker, Mounted
@@ -44,7 +45,7 @@ _FALLOCATE = struct.Struct("=QQQII")
 _LSEEK = struct.Struct("=QQII")
 _COPY = struct.Struct("=QQQQQQQ")
 _QUICK_BYTES: Final = 64 * 1024
-_PARKED_SECONDS: Final = 10.0
+_PARKED_SECONDS: Final = 1.5
 _WRITE_CACHE: Final = 1 << 0
 _WRITE_KILLS_SET_ID: Final = 1 << 2
 _COMMITTING: Final = frozenset({
@@ -52,6 +53,11 @@ _COMMITTING: Final = frozenset({
     Code.RENAME2, Code.FSYNC, Code.SETXATTR, Code.REMOVEXATTR,
 })  # fmt: skip
 _LOOKING: Final = frozenset({Code.READDIR, Code.READDIRPLUS, Code.STATFS, Code.LISTXATTR})
+_OF_NODES: Final = frozenset({Code.LOOKUP, Code.GETATTR, Code.GETXATTR, Code.OPEN})
+_OF_FILES: Final = frozenset({Code.READ, Code.WRITE, Code.FLUSH, Code.RELEASE})
+_MOVING_BYTES: Final = frozenset(
+    {Code.FALLOCATE, Code.COPY_FILE_RANGE, Code.COPY_FILE_RANGE_64, Code.LSEEK}
+)
 _NEVER_ANSWERED: Final = frozenset({Code.FORGET, Code.BATCH_FORGET, Code.NOTIFY_REPLY})
 _WRONG: Final = (Malformed, OverflowError, struct.error)
 """What a request is answered EINVAL for: it is none, or has numbers that nothing has."""
@@ -108,7 +114,7 @@ class Service:
         self._handlers = self._table_of_handlers()
 
     def _table_of_handlers(self) -> dict[int, Callable[..., bytes | None]]:
-        looking, changing = self.looking, self.changing
+        looking, changing, listings = self.looking, self.changing, Listings(self.mounted)
         return {
             Code.LOOKUP: looking.lookup,
             Code.FORGET: self._forget,
@@ -136,10 +142,10 @@ class Service:
             Code.REMOVEXATTR: changing.removexattr,
             Code.FLUSH: self._flush,
             Code.INIT: self._init,
-            Code.OPENDIR: looking.opendir,
-            Code.READDIR: looking.readdir,
-            Code.READDIRPLUS: looking.readdirplus,
-            Code.RELEASEDIR: looking.releasedir,
+            Code.OPENDIR: listings.opendir,
+            Code.READDIR: listings.readdir,
+            Code.READDIRPLUS: listings.readdirplus,
+            Code.RELEASEDIR: listings.releasedir,
             Code.FSYNCDIR: _done,
             Code.CREATE: changing.create,
             Code.INTERRUPT: self._interrupt,
@@ -201,30 +207,36 @@ class Service:
             return self._commits
         if code in _LOOKING:
             return self._folders
+        if code in _OF_NODES:
+            return self._lane_of_look(code, self._table.find(int.from_bytes(data[16:24], "little")))
+        if code in _OF_FILES:
+            return self._lane_of_use(code, data)
+        return self._others if code in _MOVING_BYTES else None
+
+    def _lane_of_look(self, code: int, known: Known | None) -> Lane | None:
+        """Let what is computed, and an open of large content, step aside: they may have to wait."""
+        if known is None:
+            return None
+        if known.computed:
+            return self._others
+        if code == Code.OPEN and known.fast is None and known.size > _QUICK_BYTES:
+            return self._lane_of_node(known)
+        return None
+
+    def _lane_of_use(self, code: int, data: bytearray) -> Lane | None:
+        """Let large content, which needs a disk, and what commits step aside."""
+        file = self.opening.find(int.from_bytes(data[40:48], "little"))
         if code == Code.READ:
-            file = self.opening.find(int.from_bytes(data[40:48], "little"))
             if file is None and self.mounted.opens_alone:
                 known = self._table.find(int.from_bytes(data[16:24], "little"))
-                slow = known is not None and known.size > _QUICK_BYTES
+                slow = known is not None and (known.size > _QUICK_BYTES or known.computed)
                 return self._lane_of_node(known) if known is not None and slow else None
             return self._lane_of_node(file.known) if file and file.handle.slow else None
         if code == Code.WRITE:
-            offset = int.from_bytes(data[48:56], "little")
-            end = offset + int.from_bytes(data[56:60], "little")
-            file = self.opening.find(int.from_bytes(data[40:48], "little"))
+            end = int.from_bytes(data[48:56], "little") + int.from_bytes(data[56:60], "little")
             quick = end <= _QUICK_BYTES and (file is None or file.known.size <= _QUICK_BYTES)
             return None if quick else self._others
-        if code in {Code.FLUSH, Code.RELEASE}:
-            file = self.opening.find(int.from_bytes(data[40:48], "little"))
-            return None if file is None or file.kind != WRITER else self._commits
-        if code == Code.OPEN:
-            known = self._table.find(int.from_bytes(data[16:24], "little"))
-            if known is None or known.fast is not None or known.size <= _QUICK_BYTES:
-                return None
-            return self._lane_of_node(known)
-        if code in {Code.FALLOCATE, Code.COPY_FILE_RANGE, Code.COPY_FILE_RANGE_64, Code.LSEEK}:
-            return self._others
-        return None
+        return None if file is None or file.kind != WRITER else self._commits
 
     def _lane_of_node(self, known: Known) -> Lane:
         if tag_of(known.node) == FILE:

@@ -92,29 +92,38 @@ class Table:
 
         ``old`` allows one that no name leads to any more, but that shows this very content.
         """
-        packed = attributes_bytes(found, found.inode)
         with self.lock:
-            known = self._matching(found, old=old)
-            if known is None:
-                known = Known(next(self._numbers), found.node, found.content, found.origin)
-                self._add(known)
-            if found.origin:
-                known.origin = found.origin
-            changed = known.packed != packed
-            known.packed = packed
-            known.lookups += count
-            if changed:
-                self.note(known)
-            self._ledger.looked_up(known.number, count)
-        return known
+            known, changed = self._take(found, old=old)
+            self._looked_up(known, count, changed=changed)
+            return known
 
-    def fresh(self, found: Attributes) -> Known:
-        """Give a node of its own to what was found; the others of it lose their names."""
+    def tell(self, found: Attributes, parent: Known, name: str) -> Known:
+        """Give the node for what was found under a name, both of which the kernel is told."""
         with self.lock:
-            for known in self.of(found.node):
-                if not known.writers:
-                    known.detached = True
-            return self.take(found)
+            known, changed = self._take(found, old=False)
+            changed |= self._name(known, parent, name)
+            self._looked_up(known, 1, changed=changed)
+            return known
+
+    def _take(self, found: Attributes, *, old: bool) -> tuple[Known, bool]:
+        """Give the node for what was found, and whether a successor has to know more of it."""
+        packed = attributes_bytes(found, found.inode)
+        known = self._matching(found, old=old)
+        if known is None:
+            known = Known(next(self._numbers), found.node, found.content, found.origin)
+            self._add(known)
+        if found.origin:
+            known.origin = found.origin
+        changed = known.packed != packed
+        known.packed = packed
+        return known, changed
+
+    def _looked_up(self, known: Known, count: int, *, changed: bool) -> None:
+        known.lookups += count
+        if changed:
+            self._ledger.node(known.number, self._facts(known), count)
+        else:
+            self._ledger.looked_up(known.number, count)
 
     def _matching(self, found: Attributes, *, old: bool) -> Known | None:
         for known in self._of_node.get(found.node, ()):
@@ -130,14 +139,20 @@ class Table:
     def named(self, known: Known, parent: Known, name: str) -> None:
         """Take note that the kernel is being told this name of a node."""
         with self.lock:
-            self._untell(parent, name)
-            if parent.children is None:
-                parent.children = {}
-            parent.children[name] = known
-            place = (parent.number, name)
-            if place not in known.names:
-                known.names.add(place)
+            if self._name(known, parent, name):
                 self.note(known)
+
+    def _name(self, known: Known, parent: Known, name: str) -> bool:
+        """Remember a name; say whether the node had it not."""
+        children = parent.children
+        if children is None:
+            children = parent.children = {}
+        if children.get(name) is known:
+            return False
+        self._untell(parent, name)
+        children[name] = known
+        known.names.add((parent.number, name))
+        return True
 
     def absent(self, parent: Known, name: str) -> None:
         """Take note that the kernel is being told that there is no such name."""
@@ -170,8 +185,11 @@ class Table:
 
     def note(self, known: Known) -> None:
         """Write down what a successor has to know of a node."""
-        if known.number == ROOT_NUMBER:
-            return
+        if known.number != ROOT_NUMBER:
+            self._ledger.node(known.number, self._facts(known))
+
+    @staticmethod
+    def _facts(known: Known) -> bytes:
         node = known.node
         flags = (_NAMED if isinstance(node, tuple) else 0) | (_DETACHED if known.detached else 0)
         words = ["\1".join(node) if isinstance(node, tuple) else str(node)]
@@ -179,7 +197,7 @@ class Table:
         words += [f"{parent}\1{name}" for parent, name in known.names]
         facts = "\0".join(words).encode("utf-8", "surrogateescape")
         packed = known.packed or bytes(_PACKED_BYTES)
-        self._ledger.node(known.number, _FACTS.pack(known.origin, flags) + packed + facts)
+        return _FACTS.pack(known.origin, flags) + packed + facts
 
     # Forgetting
 
