@@ -359,6 +359,7 @@ class Service:
         # What comes from a mapping has its place, wherever the handle would append.
         back = flags & _WRITE_CACHE and getattr(file.handle, "write_back", None)
         written = (back or file.handle.write)(offset, content)
+        self.opening.writers.wrote(file)
         if flags & _WRITE_KILLS_SET_ID:
             self.changing.wrote_with_set_id(file.known)
         return struct.pack("=II", written, 0)
@@ -400,6 +401,7 @@ class Service:
         file = self.opening.get(number)
         self.opening.writers.wrote(file)
         file.handle.allocate(mode, offset, length)
+        self.opening.writers.wrote(file)
         return b""
 
     def _lseek(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
@@ -414,6 +416,7 @@ class Service:
         self.opening.writers.wrote(file)
         reader = self.opening.get(source).handle
         copied = file.handle.copy_from(reader, offset, target_offset, length)
+        self.opening.writers.wrote(file)
         if data[4] == Code.COPY_FILE_RANGE_64:
             return struct.pack("=Q", copied)
         return struct.pack("=II", min(copied, 0xFFFF_F000), 0)
