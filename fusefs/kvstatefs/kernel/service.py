@@ -60,7 +60,8 @@ _MOVING_BYTES: Final = frozenset(
     {Code.FALLOCATE, Code.COPY_FILE_RANGE, Code.COPY_FILE_RANGE_64, Code.LSEEK}
 )
 _NEVER_ANSWERED: Final = frozenset({Code.FORGET, Code.BATCH_FORGET, Code.NOTIFY_REPLY})
-_UNKNOWN_IS_EIO: Final = frozenset({errno.EIO})
+_WRONG: Final = (Malformed, OverflowError, struct.error)
+"""What a request is answered EINVAL for: it is none, or has numbers that nothing has."""
 _LEAST: Final = {
     Code.FORGET: 8, Code.GETATTR: 16, Code.SETATTR: 88, Code.MKNOD: 17, Code.MKDIR: 9,
     Code.RENAME: 10, Code.LINK: 9, Code.OPEN: 8, Code.READ: 40, Code.WRITE: 40, Code.RELEASE: 24,
@@ -189,7 +190,7 @@ class Service:
                     os.write(self._fd, ANSWER.pack(16 + len(body), 0, unique) + body)
 
     def _fail(self, unique: int, code: int, node: int, error: Exception) -> None:
-        number = errno.EINVAL if isinstance(error, Malformed) else errno_of(error)
+        number = errno.EINVAL if isinstance(error, _WRONG) else errno_of(error)
         if number == errno.EIO:
             log.warning("%s of node %d: %s", _name(code), node, error or type(error).__name__)
         self._tree.counts.failed(_KINDS.get(code, "unknown"), number)
@@ -362,6 +363,7 @@ class Service:
         # What comes from a mapping has its place, wherever the handle would append.
         back = flags & _WRITE_CACHE and getattr(file.handle, "write_back", None)
         written = (back or file.handle.write)(offset, content)
+        self.opening.writers.wrote(file)
         if flags & _WRITE_KILLS_SET_ID:
             self.changing.wrote_with_set_id(file.known)
         return struct.pack("=II", written, 0)
@@ -403,6 +405,7 @@ class Service:
         file = self.opening.get(number)
         self.opening.writers.wrote(file)
         file.handle.allocate(mode, offset, length)
+        self.opening.writers.wrote(file)
         return b""
 
     def _lseek(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
@@ -417,6 +420,7 @@ class Service:
         self.opening.writers.wrote(file)
         reader = self.opening.get(source).handle
         copied = file.handle.copy_from(reader, offset, target_offset, length)
+        self.opening.writers.wrote(file)
         if data[4] == Code.COPY_FILE_RANGE_64:
             return struct.pack("=Q", copied)
         return struct.pack("=II", min(copied, 0xFFFF_F000), 0)
