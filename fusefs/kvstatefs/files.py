@@ -127,6 +127,13 @@ class Files(PlainView):
             refuse(errno.ENOENT)
         return file
 
+    def _shadow(self, copy: ArtifactCopy) -> File | None:
+        """Give what has a file's name until it is stored, if that is there still."""
+        known = None if copy.shadows is None else self.records.fetch(copy.shadows.id)
+        if known is None or (known.parent, known.name) != (copy.parent, copy.name):
+            return None
+        return known
+
     def _copy(self, file: File | ArtifactCopy) -> ArtifactCopy | None:
         return file if isinstance(file, ArtifactCopy) else self.copies.find(file.id)
 
@@ -135,9 +142,10 @@ class Files(PlainView):
         file = self._file(node)
         if not isinstance(file, ArtifactCopy):
             return self.records.attributes(file)
-        if file.shadows is None:
+        shadow = self._shadow(file)
+        if shadow is None:
             refuse(errno.ENOENT)
-        found = self.records.attributes(file.shadows)
+        found = self.records.attributes(shadow)
         return found._replace(node=file.identity, inode=file.identity)
 
     def open_written(self, node: Node) -> Handle | None:
@@ -181,7 +189,7 @@ class Files(PlainView):
         reads = flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC
         if isinstance(file, ArtifactCopy):
             if reads:
-                return ReadHandle(self.records, file.shadows, file)
+                return ReadHandle(self.records, self._shadow(file), file)
             copy = self.copies.join(file)
         else:
             if reads:
