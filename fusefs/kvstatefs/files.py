@@ -64,6 +64,7 @@ class Files(PlainView):
         mode: int = 0o644,
         caller: Caller | None = None,
         fresh: bool,
+        emptied: bool = False,
     ) -> tuple[ArtifactCopy, bool]:
         """Let one more writer write to an artifact, or to a file that is to be made at a place.
 
@@ -84,6 +85,7 @@ class Files(PlainView):
                 making,
                 tier=tier,
                 fresh=fresh,
+                emptied=emptied,
                 stored=self._adopt,
             )
             if base is None:
@@ -195,7 +197,8 @@ class Files(PlainView):
             if reads:
                 self.store.reads.note(file)
                 return ReadHandle(self.records, file)
-            copy, _ = self.share((file.parent, file.name), file, fresh=False)
+            place, emptied = (file.parent, file.name), bool(flags & os.O_TRUNC)
+            copy, _ = self.share(place, file, fresh=False, emptied=emptied)
         return self.writing(copy, flags)
 
     def setattr(self, node: Node, changes: Changes) -> Attributes:
