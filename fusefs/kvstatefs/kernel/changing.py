@@ -278,6 +278,7 @@ class Changing:
         if file is not None and file.known is known:
             self._opening.writers.wrote(file)
             file.handle.truncate(length)
+            self._opening.writers.wrote(file)
             return
         opened = self._opening.open(known.number, os.O_WRONLY, asker)
         number = int.from_bytes(opened[:8], "little")
@@ -285,6 +286,7 @@ class Changing:
             file = self._opening.get(number)
             self._opening.writers.wrote(file)
             file.handle.truncate(length)
+            self._opening.writers.wrote(file)
             self._opening.writers.flush(file, None)
         finally:
             self._opening.release(number)
