@@ -121,6 +121,8 @@ class Toy:
             self.fail(unique, errno.ENOSYS)
 
     def begin(self, unique):
+        if DIES == "init":
+            threading.Event().wait()
         limits = 7, 36, 1 << 20, 1 | 1 << 30, 16, 12, 1 << 20, 1, 256, 0, 1 << 7
         self.answer(unique, struct.pack("<IIIIHHIIHHI", *limits).ljust(64, b"\0"))
         if os.environ.get("TOY_FORGETS") != "1":

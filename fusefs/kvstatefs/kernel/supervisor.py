@@ -134,7 +134,7 @@ class Supervisor:
             self._heard(worker, packet)
         if worker.hung_up:
             self._events.unwatch(worker.connection.fileno())
-            worker.kill()
+            self._events.call_at(time.monotonic() + _MARGIN_SECONDS, worker.kill)
 
     def _heard(self, worker: WorkerProcess, packet: Packet) -> None:
         letter, text, descriptors = packet
@@ -201,7 +201,6 @@ class Supervisor:
         for descriptor in worker.deaths:
             self._events.unwatch(descriptor)
         self._worker = None
-        worker.kill()  # what its other threads do is over, too
         status = worker.close()
         if not worker.reaped:
             self._dying.append(worker)

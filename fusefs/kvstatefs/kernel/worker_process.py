@@ -26,7 +26,8 @@ __all__ = ["KILLED", "WorkerProcess"]
 
 KILLED: Final = -int(signal.SIGKILL)
 _PIDFD_THREAD: Final = os.O_EXCL
-_REAP_SECONDS: Final = 0.5
+_EXIT_SECONDS: Final = 0.2
+_REAP_SECONDS: Final = 0.3
 
 
 class WorkerProcess:
@@ -96,20 +97,26 @@ class WorkerProcess:
 
     def kill(self) -> None:
         """Kill it, if it still is."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if not self.reaped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> int:
-        """Let go of a dead one; give its status, `KILLED` while it is not quite gone."""
+        """Let go of a dead one, or one that dies now; give its status.
+
+        `KILLED` while it is not quite gone; `reaped` says whether it is.
+        """
         self.connection.close()
         for descriptor in self.deaths:
             os.close(descriptor)
-        deadline = time.monotonic() + _REAP_SECONDS
-        while (status := self.reap()) is None:
-            if time.monotonic() > deadline:
-                return KILLED
-            time.sleep(0.002)
-        return status
+        for seconds in (_EXIT_SECONDS, _REAP_SECONDS):
+            deadline = time.monotonic() + seconds
+            while (status := self.reap()) is None and time.monotonic() < deadline:
+                time.sleep(0.002)
+            if status is not None:
+                return status
+            self.kill()  # what its other threads do is over, too
+        return KILLED
 
     def reap(self) -> int | None:
         """Give its exit status, the negative signal that ended it, or None: not gone yet."""
