@@ -113,7 +113,8 @@ def mounted_in(folder, adapter):
         yield process
     finally:
         process.end()
-    assert process.problems() == []
+    problems = process.problems()
+    assert problems == [], problems
 
 
 def run(*command, cwd=None, code=0, errors=False, environ=None):

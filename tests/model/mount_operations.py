@@ -388,7 +388,7 @@ class Pair:
     def _refused(self, operation):
         """Give the errno that this adapter may answer for what it does not have."""
         if self.adapter != "fusepy":
-            return "EINVAL" if operation[0] == "rename" and operation[3] == EXCHANGE else None
+            return None
         name, *arguments = operation
         if name == "rename" and arguments[2]:
             return "EINVAL"  # libfuse 2 knows no flags
@@ -541,6 +541,10 @@ class Pair:
         return mine in content.versions[content.stored :]
 
     def agree_fstat(self, operation, mine, theirs, _before):
+        """Agree; of a removed file, mode, owner and times are those of when it was opened."""
+        if not _is_errno(mine) and not _is_errno(theirs) and theirs["links"] == 0:
+            known = {name: theirs[name] for name in ("mode", "owner", "mtime")}
+            mine = mine | known
         versions = self._seen(operation[1])
         if versions is None:
             return mine == theirs

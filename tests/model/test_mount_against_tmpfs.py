@@ -43,8 +43,8 @@ def numbers():
 
 def fresh_pair(process, adapter, number):
     """Make two empty folders."""
-    mine = process.path / "all/model" / f"workflow-{number}"
-    theirs = process.path.parent / "plain" / f"workflow-{number}"
+    mine = process.path / "all/model" / f"workflow-{number}/d"
+    theirs = process.path.parent / "plain" / f"workflow-{number}/d"
     mine.mkdir(parents=True)
     theirs.mkdir(parents=True)
     return Pair(mine, theirs, adapter)
