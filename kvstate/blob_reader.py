@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 import os
+from functools import lru_cache
 from typing import TYPE_CHECKING, NoReturn, Self
 
 from kvstate.codec import block_checksum
 from kvstate.errors import Damaged
 from kvstate.places import copy_between, raise_os_error
+from kvstate.sparse import next_data, next_hole
 from kvstate.staging import BLOCK_BYTES
 from kvstate.zstd import FRAME_BYTES, Corrupt, Frames, unpack_frame, verify_packed
 
@@ -119,6 +121,31 @@ class BlobReader:
         except OSError as error:
             raise_os_error(error, self._what)
 
+    def seek(self, offset: int, *, data: bool) -> int:
+        """Give where the next data, or else the next hole, is; the size when there is none.
+
+        A hole is believed when there were zeros: `Damaged` where something else was written.
+        """
+        if self._fd < 0 or self.frames is not None:
+            return offset if data else self.size
+        try:
+            found = (next_data if data else next_hole)(self._fd, offset, self.size)
+        except OSError as error:
+            raise_os_error(error, self._what)
+        if data and found > offset:
+            self._verify_hole(offset, found)
+        return found
+
+    def _verify_hole(self, offset: int, end: int) -> None:
+        for number in range(offset // BLOCK_BYTES, (end - 1) // BLOCK_BYTES + 1):
+            begin = number * BLOCK_BYTES
+            size = min(BLOCK_BYTES, self.size - begin)
+            if begin >= offset and begin + size <= end:
+                if self.sums[number] != _checksum_of_zeros(size):
+                    self.damaged(f"block {number} is a hole, and was not written so")
+            else:
+                self.pread(begin, size)
+
     def file_size(self) -> int:
         """Give the size of the file as it is."""
         return self.size if self._fd < 0 else os.fstat(self._fd).st_size
@@ -177,6 +204,11 @@ class BlobReader:
 
     def __del__(self) -> None:
         self.close()
+
+
+@lru_cache(maxsize=16)
+def _checksum_of_zeros(size: int) -> int:
+    return block_checksum(_ZEROS[:size])
 
 
 class PackedReader(BlobReader):

@@ -12,7 +12,7 @@ from dataclasses import asdict
 from typing import TYPE_CHECKING, Any, Final
 
 from kvstate.codec import encode
-from kvstate.errors import Conflict
+from kvstate.errors import Conflict, NotFound
 from kvstate.history import drop_versions
 from kvstate.indexes import entries
 from kvstate.keys import KeyWriter
@@ -24,13 +24,13 @@ from kvstate.space import Field, NamespaceSettings, made_space
 from kvstate.state import ArchiveFirst, expired
 
 if TYPE_CHECKING:
-    from collections.abc import Mapping
+    from collections.abc import Callable, Mapping
 
     from kvstate.journal import Change, Spilled
-    from kvstate.space import Space
+    from kvstate.space import Owner, Space
     from kvstate.state import State
 
-__all__ = ["configure", "remove_namespace"]
+__all__ = ["configure", "own", "remove_namespace"]
 
 STEP_KEYS: Final = 1000
 
@@ -62,6 +62,7 @@ def _change(state: State, name: bytes, options: Mapping[str, Any], change: Chang
             field = Field(path, number, ready=False)
         kept.append(field)
     after = made_space(before.name, before.number, settings, tuple(kept))
+    after = after._replace(owner=before.owner)
     if after == found:
         return after
     if bool(settings.history) != bool(before.settings.history):
@@ -80,6 +81,24 @@ def _change(state: State, name: bytes, options: Mapping[str, Any], change: Chang
         encode(asdict(before.settings)),
     )
     return after
+
+
+def own(state: State, name: str, change_owner: Callable[[Owner | None], Owner]) -> Owner:
+    """Change who owns a namespace, and its mode; give that. `NotFound` when there is none."""
+    data = check_namespace(name)
+
+    def run(change: Change) -> Owner:
+        space = state.found(data, change)
+        if space is None:
+            raise NotFound("namespace", name)
+        owner = change_owner(space.owner)
+        if owner != space.owner:
+            state.put_space(change, space._replace(owner=owner))
+            settings = encode(asdict(space.settings))
+            change.say("configure", name, "", settings, settings, "owner and mode")
+        return owner
+
+    return state.journal.commit(run)
 
 
 def _build(state: State, name: bytes, field: Field) -> None:

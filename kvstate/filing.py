@@ -3,7 +3,7 @@
 Beside its record an artifact has a place in the due index (``D``: when to look at it), in its
 workflow's order of time (``R``), in the counts of store, tenant and workflow (``U``) and, while it
 is held, in ``Y``. `put_file` and `erase_file` are the only ways in and out. What is deleted while
-there is a trash goes there (``Z``) with everything but its name.
+there is a trash goes there (``Z``, `kvstate.trashing`) with everything but its name.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from itertools import islice
 from typing import TYPE_CHECKING, Final
 
 from kvstate.codec import encode
-from kvstate.errors import Conflict, Exists, Held, InvalidName, NotFound, QuotaExceeded
+from kvstate.errors import Conflict, Held, InvalidName, NotFound, QuotaExceeded
 from kvstate.folders import FILE_DEPTH, Folders, Lineage
 from kvstate.keyspace import (
     after_prefix,
@@ -25,7 +25,7 @@ from kvstate.keyspace import (
     recent_prefix,
     trash_key,
 )
-from kvstate.nodes import File, Folder, Node, Trashed, described, facts_of, open_trashed
+from kvstate.nodes import File, Folder, Node, described, facts_of
 from kvstate.policy import DAY
 from kvstate.sizes import format_size
 from kvstate.tally import TRASH_ID, Tally, Totals, read_totals
@@ -43,9 +43,6 @@ __all__ = ["LOOK_AT_ONCE", "Filing", "as_file"]
 
 LOOK_AT_ONCE: Final = 1
 """A moment in the due index that is always past."""
-SPARED_DAYS: Final = 7
-"""What came out of the trash is not purged again for so long."""
-_PAGE: Final = 256
 
 
 class Filing(Folders):
@@ -267,60 +264,6 @@ class Filing(Folders):
         change.later(Tally, Tally).add((TRASH_ID,), file.tier, 1, file.size)
         why = why or ("deleted" if kind == "remove" else "")
         change.say("trash", "", path, None, described(file), why)
-
-    def trashed(self, reader: Reader | None = None) -> Iterator[Trashed]:
-        """Give what is in the trash, in the order in which it goes for good."""
-        if reader is not None:
-            for key, data in reader.scan(b"Z", b"["):
-                yield open_trashed(key, data)
-            return
-        start = b"Z"
-        while page := self._engine.scan(start, b"[", limit=_PAGE):
-            for key, data in page:
-                yield open_trashed(key, data)
-            start = page[-1][0] + b"\0"
-
-    def undelete(self, name: str, parts: tuple[str, ...], uid: int, gid: int) -> File:
-        """Bring back what was put into the trash last under this name.
-
-        `NotFound` when nothing was; `Exists` when the name is taken.
-        """
-
-        def run(change: Change) -> File:
-            found = [each for each in self.trashed(change.tx) if each.name == name]
-            if not found:
-                raise NotFound("artifact in the trash", name)
-            newest = max(found, key=lambda each: (each.trashed_ns, each.gone_ns))
-            file = newest.file
-            if self.walk_path(parts, change.tx) is not None:
-                raise Exists("artifact", name)
-            parent = self.ensure_folders(change, parts[:-1], file.tier, uid, gid)
-            change.tx.delete(trash_key(newest.gone_ns, file.id))
-            change.later(Tally, Tally).add((TRASH_ID,), file.tier, -1, -file.size)
-            back = file._replace(
-                parent=parent,
-                name=parts[-1],
-                aged_from_ns=change.at_ns,
-                changed_ns=change.at_ns,
-                spared_ns=change.at_ns + SPARED_DAYS * DAY,
-                revision=change.revision,
-            )
-            back = self.put_file(change, back, None)
-            change.say("undelete", "", name, described(back))
-            return back
-
-        return self._journal.commit(run)
-
-    def empty_trash(self, change: Change, trashed: Trashed, why: str) -> bool:
-        """Let one artifact in the trash go for good; say whether it was there."""
-        key = trash_key(trashed.gone_ns, trashed.file.id)
-        if not change.tx.delete(key):
-            return False
-        file = trashed.file
-        change.later(Tally, Tally).add((TRASH_ID,), file.tier, -1, -file.size)
-        self._blobs.shift(change, trashed.file.blob, {trashed.file.tier: -1})
-        change.say("purge", "", trashed.name, None, described(trashed.file), why)
-        return True
 
     # Counts
 

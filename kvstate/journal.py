@@ -322,6 +322,16 @@ class Journal:
         page = self._engine.scan(_FIRST, _LAST, limit=1)
         return parse_journal(page[0][0])[0] if page else 0
 
+    def size(self) -> int:
+        """Give how many bytes the journal has, as its own limit counts them."""
+
+        def run(reader: Reader) -> int:
+            for key, data in reader.scan(_FIRST, _LAST):
+                return _tip(reader)[1] - open_link(open_envelope(key, data).payload)[0]
+            return 0
+
+        return self._engine.read(run)
+
     def events(
         self, since: int = 0, limit: int | None = None, *, strict: bool = False
     ) -> Iterator[Event]:
@@ -348,24 +358,28 @@ class Journal:
                 return
             start = page[-1][0] + b"\0"
 
-    def names(self, since: int) -> Iterator[Named]:
-        """Give what each change after this revision was about, in order; `Compacted` as above."""
+    def entries_since(self, since: int) -> Iterator[tuple[int, list[Any]]]:
+        """Give revisions and entries after a revision as they are stored: spilled values unread.
+
+        An entry is ``[kind, scope, name, value, previous, why]``. `Compacted` when some were
+        trimmed.
+        """
         oldest = self.oldest()
         if since + 1 < oldest:
             raise Compacted(since + 1, oldest)
         start = journal_key(since + 1)
-        while True:
-            page = self._engine.scan(start, _LAST, limit=_PAGE)
+        while page := self._engine.scan(start, _LAST, limit=_PAGE):
             for key, data in page:
                 revision = parse_journal(key)[0]
-                for kind, scope, name, value, *_ in unpack_entries(
-                    open_envelope(key, data).payload
-                )[2]:
-                    to = self._value(value)["to"] if kind == "rename" else ""
-                    yield Named(revision, kind, scope, name, to)
-            if len(page) < _PAGE:
-                return
+                for entry in unpack_entries(open_envelope(key, data).payload)[2]:
+                    yield revision, entry
             start = page[-1][0] + b"\0"
+
+    def names(self, since: int) -> Iterator[Named]:
+        """Give what each change after this revision was about, in order; `Compacted` as above."""
+        for revision, (kind, scope, name, value, *_) in self.entries_since(since):
+            to = self._value(value)["to"] if kind == "rename" else ""
+            yield Named(revision, kind, scope, name, to)
 
     def watch(
         self,

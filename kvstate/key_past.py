@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import heapq
+from itertools import groupby, islice
 from typing import TYPE_CHECKING, Any
 
 from kvstate.clock import time_to_ns
@@ -108,8 +109,46 @@ class KeyPast(KeyBase):
         ``limit`` gives only the newest. `configure` says how many versions are kept. A key that
         has expired is swept first, so that this is in it, too.
         """
-        data = check_key(key)
         check_limit(limit)
+        envelopes = self._kept(check_key(key))
+        if limit is not None:
+            envelopes = envelopes[max(0, len(envelopes) - limit) :]
+        return [self._version(envelope) for envelope in envelopes]
+
+    def history_marks(self, key: str) -> list[Version]:
+        """Give the key's history without values (None each): these may be large, or in blobs."""
+        return [self._mark(envelope) for envelope in self._kept(check_key(key))]
+
+    def history_at(self, key: str, revision: int) -> Version | None:
+        """Give what the key was set to in exactly this revision; None when that is not kept."""
+        for envelope in reversed(self._kept(check_key(key))):
+            if envelope.revision == revision and not envelope.form & GONE:
+                return self._version(envelope)
+        return None
+
+    def known_keys(self, after: str = "", limit: int = _PAGE) -> list[str]:
+        """Give a page of the keys of which anything is known, now or in the past, in byte order."""
+        if not self._find_prefix():
+            return []
+        number, skip = self._number or 0, len(self._prefix)
+        now_ns = self._state.clock.now_ns()
+        low, high = self._bounds("", after or None, reverse=False)
+        low += _NEXT if after else b""
+
+        def page(reader: Reader) -> list[str]:
+            now = (
+                full[skip:]
+                for full, data in reader.scan(low, high)
+                if not expired(open_envelope(full, data), now_ns)
+            )
+            before = versioned_keys(reader, number, low[skip:], b"", reverse=False)
+            merged = (key for key, _ in groupby(heapq.merge(now, before)))
+            return [key.decode() for key in islice(merged, limit)]
+
+        return self._state.engine.read(page)
+
+    def _kept(self, data: bytes) -> list[Envelope]:
+        """Give the records of a key's history, oldest first, the present last."""
         if not self._find_prefix():
             return []
         number, full = self._number or 0, self._prefix + data
@@ -127,9 +166,7 @@ class KeyPast(KeyBase):
         envelopes = self._state.engine.read(run)
         space = self._space()
         kept = max(1, 0 if space is None else space.settings.history)  # it may have been more
-        wanted = kept if limit is None else min(kept, limit)
-        envelopes = envelopes[max(0, len(envelopes) - wanted) :]
-        return [self._version(envelope) for envelope in envelopes]
+        return envelopes[max(0, len(envelopes) - kept) :]
 
     @staticmethod
     def _settle(change: Change, writer: KeyWriter | None, data: bytes) -> None:
@@ -139,12 +176,16 @@ class KeyPast(KeyBase):
             writer.remove_expired(data, found)
 
     def _version(self, envelope: Envelope) -> Version:
-        gone = bool(envelope.form & GONE)
+        mark = self._mark(envelope)
+        return mark if mark.kind != "set" else mark._replace(value=self._state.value(envelope))
+
+    @staticmethod
+    def _mark(envelope: Envelope) -> Version:
         return Version(
             envelope.revision,
             envelope.updated_ns,
-            envelope.payload.decode() if gone else "set",
-            None if gone else self._state.value(envelope),
+            envelope.payload.decode() if envelope.form & GONE else "set",
+            None,
             envelope.expires_ns,
         )
 

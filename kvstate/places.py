@@ -123,6 +123,10 @@ class Place:
         except (OSError, NotFound):
             return []
 
+    def space(self) -> os.statvfs_result:
+        """Give the state of the file system that it is on, as the system says."""
+        return self._access.space(self._access.use())
+
     def free_bytes(self) -> int:
         """Give the bytes that an ordinary user may still write here."""
         found = self._access.space(self._access.held)
@@ -143,6 +147,19 @@ class Place:
 
     def status(self) -> dict[str, object]:
         """Give what is known of it, as plain values; bytes are None where they are not known."""
+        try:
+            found = self._access.space(self._access.use())
+        except StateError as error:
+            return self._status(available=False, reason=str(error))
+        return self._status(
+            free_bytes=found.f_bavail * found.f_frsize, total_bytes=found.f_blocks * found.f_frsize
+        )
+
+    def unknown(self, why: str) -> dict[str, object]:
+        """Give what is known of it when it does not answer."""
+        return self._status(available=False, reason=str(self._access.away(why)))
+
+    def _status(self, **found: object) -> dict[str, object]:
         status: dict[str, object] = {
             "path": str(self.path),
             "available": True,
@@ -152,13 +169,7 @@ class Place:
             "compression": format_compression(self.compression_level),
             "free_min": self.free_bytes_min,
         }
-        try:
-            found = self._access.space(self._access.use())
-        except StateError as error:
-            return {**status, "available": False, "reason": str(error)}
-        status["free_bytes"] = found.f_bavail * found.f_frsize
-        status["total_bytes"] = found.f_blocks * found.f_frsize
-        return status
+        return {**status, **found}
 
     # Files
 

@@ -1,7 +1,8 @@
 """What a namespace is told to do with its keys: its settings, kept in the store.
 
-The record (key ``N name``) holds ``[identity, settings, fields]``: ``settings`` names only what is
-not as by default, ``fields`` maps each indexed path to ``[number, ready]``.
+The record (key ``N name``) holds ``[identity, settings, fields]``, and ``[mode, uid, gid]`` where
+somebody gave it an owner: ``settings`` names only what is not as by default, ``fields`` maps each
+indexed path to ``[number, ready]``.
 """
 
 from __future__ import annotations
@@ -19,7 +20,15 @@ from kvstate.records import open_envelope
 if TYPE_CHECKING:
     from collections.abc import Mapping
 
-__all__ = ["Field", "NamespaceSettings", "Space", "open_space", "settings_of", "space_payload"]
+__all__ = [
+    "Field",
+    "NamespaceSettings",
+    "Owner",
+    "Space",
+    "open_space",
+    "settings_of",
+    "space_payload",
+]
 
 HISTORY_MAX: Final = 1_000_000
 FIELDS_MAX: Final = 32
@@ -116,6 +125,14 @@ class Field(NamedTuple):
     ready: bool
 
 
+class Owner(NamedTuple):
+    """Who owns a namespace, and what others may do with it: for those who see it as a folder."""
+
+    mode: int
+    uid: int
+    gid: int
+
+
 class Space(NamedTuple):
     """A namespace as a transaction sees it."""
 
@@ -126,6 +143,8 @@ class Space(NamedTuple):
     fields: tuple[Field, ...]
     plain: bool
     """Whether a key's record is all there is to write."""
+    owner: Owner | None = None
+    """None when nobody said: whoever shows it as a folder owns it then."""
 
     @property
     def ttl_ns(self) -> int | None:
@@ -143,13 +162,14 @@ def settings_of(fields: Mapping[str, Any]) -> NamespaceSettings:
 
 def open_space(key: bytes, data: bytes) -> Space:
     """Open a namespace's record."""
-    number, kept, fields = decode(open_envelope(key, data).payload)
-    return made_space(
+    number, kept, fields, *owner = decode(open_envelope(key, data).payload)
+    space = made_space(
         key[1:].decode(),
         number,
         settings_of(kept),
         tuple(Field(path, *facts) for path, facts in fields.items()),
     )
+    return space._replace(owner=Owner(*owner[0])) if owner else space
 
 
 def made_space(
@@ -170,4 +190,5 @@ def space_payload(space: Space) -> bytes:
     """Give the payload of a namespace's record."""
     kept = {k: v for k, v in asdict(space.settings).items() if v != _DEFAULTS[k]}
     fields = {field.path: [field.number, field.ready] for field in space.fields}
-    return encode([space.number, kept, fields])
+    owner = [] if space.owner is None else [list(space.owner)]
+    return encode([space.number, kept, fields, *owner])

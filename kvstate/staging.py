@@ -17,6 +17,15 @@ from kvstate.codec import Hasher, block_checksum, digest
 from kvstate.errors import InvalidValue
 from kvstate.faults import point
 from kvstate.places import copy_between, raise_os_error, start_writing
+from kvstate.sparse import (
+    KEEP_SIZE,
+    PUNCH_HOLE,
+    ZERO_RANGE,
+    next_data,
+    next_hole,
+    punch,
+    reserve,
+)
 
 if TYPE_CHECKING:
     from kvstate.places import Place
@@ -30,6 +39,7 @@ _READ_BYTES = 1 << 20
 _CLAIM_BYTES = 16 << 20
 _CLAIM_SHARE = 4
 _START_BYTES = 8 << 20
+_ZEROS = bytes(BLOCK_BYTES)
 
 
 def new_blob() -> bytes:
@@ -102,6 +112,7 @@ class Staging:
         self._sums: Sums | None = None  # what is in memory is hashed when it is sealed
         self._whole: bytes | None = None
         self._claimed = 0
+        self._reserved = False
         self._run = (0, 0)
         self.blob = new_blob()
         self.published = False
@@ -216,6 +227,61 @@ class Staging:
                 raise_os_error(error, str(self.place.path))
         self._size = size
 
+    def allocate(self, mode: int, offset: int, length: int) -> None:
+        """Reserve room, make a hole or zeros, as fallocate(2) does with these modes."""
+        end = offset + length
+        grows = end if not mode & KEEP_SIZE and end > self._size else self._size
+        if grows > SIZE_MAX:
+            raise InvalidValue("content", f"{grows} bytes are more than {SIZE_MAX}")
+        if mode & (PUNCH_HOLE | ZERO_RANGE):
+            self._clear(offset, min(end, self._size))
+            self.truncate(grows)
+            return
+        self.place.claim(length)  # all of it, though some may be there: a refusal leaves nothing
+        self.truncate(grows)
+        if self._memory is None and self._whole is None:
+            self.unshare()
+            try:
+                reserve(self._fd, mode, offset, length)
+            except OSError as error:
+                raise_os_error(error, str(self.place.path))
+            self._reserved = self._reserved or end > self._size
+
+    def _clear(self, offset: int, end: int) -> None:
+        """Let a range within the content be zeros, and no blocks on the disk."""
+        if offset >= end:
+            return
+        self._open_up()
+        self._sums = None
+        if self._memory is not None:
+            self._memory[offset:end] = bytes(end - offset)
+            return
+        self.unshare()
+        try:
+            punch(self._fd, offset, end - offset)
+        except OSError as error:
+            raise_os_error(error, str(self.place.path))
+
+    def seek(self, offset: int, *, data: bool) -> int:
+        """Give where the next data, or else the next hole, is; the size when there is none."""
+        if self._memory is not None or self._whole is not None:
+            return offset if data else self._size
+        find = next_data if data else next_hole
+        return find(self._fd, offset, self._size)
+
+    def extend(self, data: bytes) -> None:
+        """Write data at the end; blocks of nothing but zeros become holes."""
+        for at in range(0, len(data), BLOCK_BYTES):
+            block = data[at : at + BLOCK_BYTES]
+            if self._memory is None and block == _ZEROS[: len(block)]:
+                sums, self._sums = self._sums, None
+                self.truncate(self._size + len(block))
+                if sums is not None:
+                    sums.update(block)
+                    self._sums = sums
+            else:
+                self.write(self._size, block)
+
     def take(self, source: int, size: int) -> None:
         """Take so many bytes of a file that is open, as all there is: shared blocks where it can.
 
@@ -277,8 +343,9 @@ class Staging:
 
     def seal(self) -> Content:
         """Give size, digest and checksums of the content as it is now."""
-        if self._memory is not None:
-            data = bytes(self._memory) if self._whole is None else self._whole
+        if self._memory is not None or not self._size:
+            # What was cut to nothing has no file, either.
+            data = bytes(self._memory or b"") if self._whole is None else self._whole
             proof = hashlib.sha256(data).digest() if self.proven else b""
             return Content(len(data), digest(data), data, self.blob, (), proof)
         sums = self._sums
@@ -304,6 +371,9 @@ class Staging:
     def publish(self) -> None:
         """Make the file durable under its final name."""
         if not self.published:
+            if self._reserved:
+                os.ftruncate(self._fd, self._size)  # lets go of the room that was not used
+                self._reserved = False
             self.place.publish(self.name, self._fd)
             self.published = True
 

@@ -217,6 +217,17 @@ class State:
 
     # What is counted
 
+    def totals(self) -> tuple[int, int]:
+        """Give how many keys all namespaces have together, and how many bytes."""
+        keys = size = 0
+        start = usage_key(0)
+        while page := self.engine.scan(start, after_prefix(start[:1]), limit=_PAGE):
+            for key, data in page:
+                used = unpack_usage(key, data)
+                keys, size = keys + used.keys, size + used.bytes
+            start = page[-1][0] + b"\0"
+        return keys, size
+
     def usage(self, number: int, reader: Reader | Engine | None = None) -> Usage:
         """Give what is counted of a namespace."""
         key = usage_key(number)

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, TypeVar
 
 from kvstate.artifacts import Artifacts
+from kvstate.asking import Question, answers
 from kvstate.audit import audited
 from kvstate.blobs import Blobs
 from kvstate.catalog import Catalog
@@ -24,7 +25,7 @@ from kvstate.check import check as walk
 from kvstate.check import repair as mend
 from kvstate.clock import SECOND, SystemClock
 from kvstate.codec import decode, encode
-from kvstate.configuring import configure, remove_namespace
+from kvstate.configuring import configure, own, remove_namespace
 from kvstate.engine.lmdb import LmdbEngine
 from kvstate.engine.memory import MemoryEngine
 from kvstate.errors import Damaged, Incompatible, InvalidValue, NotFound
@@ -60,7 +61,7 @@ if TYPE_CHECKING:
     from kvstate.journal import Change, Event, Named
     from kvstate.places import Place
     from kvstate.scrubbing import Scrubbed
-    from kvstate.space import NamespaceSettings
+    from kvstate.space import NamespaceSettings, Owner, Space
     from kvstate.transaction import Seen, SeenRange, Write
 
 __all__ = ["Store", "open_store"]
@@ -69,6 +70,8 @@ T = TypeVar("T")
 
 SETTINGS_FILE = "kvstate.toml"
 TENANTS_SHOWN = 1000
+ANSWER_SECONDS = 2.0
+"""For how long the figures wait for a tier's disk."""
 _FORMAT_KEY = meta_key("format")
 
 
@@ -92,6 +95,7 @@ class Store:
         self.clock = clock
         self.read_only = read_only
         self._places = places
+        self._asked = [Question(place.status) for place in places]
         self._journal = Journal(engine, clock, settings, actor=actor)
         self.blobs = Blobs(
             engine, places, clock, settings.inline_bytes_max, threads=settings.move_threads
@@ -134,13 +138,15 @@ class Store:
         """Give the names of all namespaces, in byte order."""
         return self._state.names()
 
-    def make_namespace(self, name: str) -> None:
+    def make_namespace(self, name: str, owner: Owner | None = None) -> None:
         """Make a namespace before its first key, if it is not there."""
 
         def run(change: Change) -> None:
             before = self._state.found(data, change)
-            self._state.made(data, change)
+            made = self._state.made(data, change)
             if before is None:
+                if owner is not None:
+                    self._state.put_space(change, made._replace(owner=owner))
                 change.say("mkspace", name, "")
 
         data = check_namespace(name)
@@ -154,6 +160,14 @@ class Store:
         Returns when an index is built. `InvalidValue` names what is wrong.
         """
         return configure(self._state, namespace, options)
+
+    def space(self, name: str) -> Space | None:
+        """Give what is known of a namespace; None when there is none of this name."""
+        return self._state.space(name.encode("utf-8", "surrogateescape"))
+
+    def own_namespace(self, name: str, change_owner: Callable[[Owner | None], Owner]) -> Owner:
+        """Change who owns a namespace, and its mode, by a function; give what it gave."""
+        return own(self._state, name, change_owner)
 
     def transaction(self) -> Transaction:
         """Begin a transaction over any namespaces: a context manager, all or nothing.
@@ -279,12 +293,16 @@ class Store:
         """Give figures about the store, as plain values. Bytes of tiers count duplicates."""
         engine = self.engine.stats()
         names = list(self.namespaces())
-        places = {tier: place.status() for tier, place in zip(TIERS, self._places, strict=True)}
+        keys, keys_bytes = self._state.totals()
+        places = self._place_status()
         return {
             "path": str(self.path),
             "revision": self.revision(),
             "journal_oldest": self._journal.oldest(),
+            "journal_bytes": self._journal.size(),
             "namespaces": len(names),
+            "keys": keys,
+            "keys_bytes": keys_bytes,
             **self.lifecycle.summary(),
             "damaged": self.lifecycle.damaged(),
             "tenants": {
@@ -292,10 +310,22 @@ class Store:
                 for name, totals in islice(self.artifacts.usages(), TENANTS_SHOWN)
             },
             "records_bytes": engine["used_bytes"],
+            "records_free_bytes": engine["free_bytes"],
+            "page_bytes": engine["page_bytes"],
             "map_bytes": engine["map_bytes"],
             "readers": engine["readers"],
+            "readers_max": engine["readers_max"],
             "free_bytes": {tier: places[tier]["free_bytes"] for tier in TIERS},
             "places": places,
+        }
+
+    def _place_status(self) -> dict[str, dict[str, object]]:
+        """Give what is known of each tier's place; one that does not answer is unavailable."""
+        given = answers(self._asked, ANSWER_SECONDS)
+        silent = f"it did not answer within {ANSWER_SECONDS:g} s"
+        return {
+            tier: place.unknown(silent) if status is None else status
+            for tier, place, status in zip(TIERS, self._places, given, strict=True)
         }
 
     def check(

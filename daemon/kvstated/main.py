@@ -12,10 +12,8 @@ from __future__ import annotations
 
 import argparse
 import contextlib
-import gc
 import logging
 import os
-import resource
 import signal
 import sys
 import threading
@@ -23,6 +21,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final, Self
 
 from kvstate.errors import Conflict, InvalidConfig, StateError, Unavailable
+from kvstate.process import prepare_to_serve
 from kvstate.version import __version__
 
 if TYPE_CHECKING:
@@ -74,7 +73,8 @@ def _run(options: argparse.Namespace, environ: Mapping[str, str]) -> int:
     from kvstated.daemon import Daemon  # noqa: PLC0415
 
     config = load(options.store, options.config, environ)
-    _prepare_process()
+    prepare_to_serve()
+    threading.stack_size(STACK_BYTES)
     with _Told() as told:
         daemon = Daemon(
             options.store.absolute(),
@@ -101,21 +101,6 @@ def _named(option: Path | None, setting: str) -> Path | None:
     if option is not None:
         return option.absolute()
     return Path(setting).absolute() if setting else None
-
-
-def _prepare_process() -> None:
-    """Make room for many connections, and collect garbage as a server should.
-
-    With the default thresholds the collector takes more than half of the time that a large frame
-    needs to be decoded, while every other thread waits; what is loaded by now is not garbage.
-    """
-    gc.freeze()
-    gc.set_threshold(50_000, 50, 100)
-    threading.stack_size(STACK_BYTES)
-    soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
-    if soft != hard:
-        with contextlib.suppress(ValueError, OSError):
-            resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
 
 
 class _Told:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import errno
 import stat
+from contextlib import suppress
 from typing import TYPE_CHECKING, Final
 
-from kvstate.errors import Exists, NotFound
+from kvstate.errors import Exists, NotFound, StateError
 from kvstate.staging import Staging
-from kvstatefs.artifact_records import content_name
+from kvstatefs.artifact_records import changed, content_name
 from kvstatefs.copies import WorkingCopy
 from kvstatefs.nodes import Attributes, Caller, Changes, refuse
 from kvstatefs.reading import ReadHandle
@@ -47,12 +48,14 @@ class ArtifactCopy(WorkingCopy[Staging]):
         *,
         tier: int | None,
         fresh: bool,
+        emptied: bool,
         stored: Callable[[ArtifactCopy, File], None],
     ) -> None:
         """Be the copy of ``base``, or (None) of a file that is to be made with this identity.
 
-        ``tier`` is where it is to be stored; None leaves it where it is. ``stored`` is called when
-        it has a record for the first time.
+        ``emptied`` says that its content is of no use: it is about to be emptied. ``tier`` is where
+        it is to be stored; None leaves it where it is. ``stored`` is called when it has a record
+        for the first time.
         """
         self.parent, self.name = place
         self.identity = identity
@@ -62,8 +65,16 @@ class ArtifactCopy(WorkingCopy[Staging]):
         self.tier = tier
         self.shadows: File | None = None
         """What it was renamed over before it was stored, and replaces when it is."""
+        self.exclusive = False
+        """Whether it was made as a new file (O_EXCL): another's of that name is not replaced."""
         self._records = records
         self._on_stored = stored
+        # What is stored is held on to: it may be gone by the time that it is loaded.
+        self._pinned: ReadHandle | None = None
+        if base is not None and not fresh and not emptied:
+            with suppress(StateError):  # who overwrites what is damaged need not read it
+                self._pinned = ReadHandle(records, base)
+        self._kept: bytes | None = None
         super().__init__(records.store.clock, fresh=fresh)
 
     def visible_in(self, tier: int | None, stored: File | None = None) -> bool:
@@ -89,9 +100,18 @@ class ArtifactCopy(WorkingCopy[Staging]):
 
     def _load(self, staged: Staging) -> None:
         assert self.base is not None
-        handle = ReadHandle(self._records, self._records.fetch(self.base.id) or self.base)
+        newer = self._records.fetch(self.base.id)
+        if newer is None or newer.blob == self.base.blob:
+            if self._kept is not None:
+                staged.write(0, self._kept)
+                return
+            newer = self.base
+        pinned = self._pinned
+        same = pinned is not None and pinned.content == content_name(newer)
+        handle = pinned if pinned and same else ReadHandle(self._records, newer)
+        self._pinned = None
         while data := handle.read(staged.size, _COPY_BYTES):
-            staged.write(staged.size, data)
+            staged.extend(data)
         self.base = handle.record
 
     def _outdated(self) -> bool:
@@ -107,8 +127,11 @@ class ArtifactCopy(WorkingCopy[Staging]):
         return (newer or self.base).size
 
     def _keeps(self, staged: Staging) -> bool:
-        # Small content is soon loaded again, and its next version must be a blob of its own.
-        return staged.size > self._records.inline_bytes_max
+        # The next version of small content must be a blob of its own.
+        self._pinned = None
+        keeps = staged.size > self._records.inline_bytes_max
+        self._kept = None if keeps else staged.read(0, staged.size)
+        return keeps
 
     def _store(self, staged: Staging) -> bytes:
         base = self.base
@@ -138,7 +161,7 @@ class ArtifactCopy(WorkingCopy[Staging]):
             uid=self.making.uid,
             gid=self.making.gid,
             append=append,
-            replace=expect is not None or is_new,
+            replace=expect is not None or (is_new and not self.exclusive),
             expect=expect,
             identity=self.identity if is_new else None,
             evict=is_new and self.shadows is not None,
@@ -179,16 +202,24 @@ class ArtifactCopy(WorkingCopy[Staging]):
                 making.accessed_ns = changes.accessed_ns
             return Changes()
 
+    def keep(self, changes: Changes) -> None:
+        """Change what is shown of a file that is gone."""
+        with self.lock:
+            left = self.set(changes)
+            if self.base is not None:
+                self.base = changed(self.base, left)
+
     def attributes(self) -> Attributes:
         """Give the attributes of the file as its writers see it."""
         with self.lock:
             base, making = self.base, self.making
+            links = 0 if self.unlinked else 1
             if base is not None:
                 found = self._records.attributes(self._records.fetch(base.id) or base)
                 if self.dirty:
                     now_ns = self.modified_ns
                     found = found._replace(modified_ns=now_ns, changed_ns=now_ns)
-                return found._replace(size=self.size, content=None, lasting=False)
+                return found._replace(size=self.size, content=None, links=links, lasting=False)
             return Attributes(
                 self.identity,
                 self.identity,
@@ -199,5 +230,6 @@ class ArtifactCopy(WorkingCopy[Staging]):
                 making.accessed_ns or self.modified_ns,
                 self.modified_ns,
                 self.modified_ns,
+                links=links,
                 lasting=False,
             )

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import stat
 import threading
 from typing import TYPE_CHECKING, Final
 from weakref import WeakValueDictionary
@@ -13,8 +14,9 @@ if TYPE_CHECKING:
     from kvstate.blob_reader import BlobReader
     from kvstate.blobs import Blobs
     from kvstate.store import Store
+    from kvstatefs.nodes import Changes
 
-__all__ = ["ArtifactRecords", "Opened", "Readers", "Version", "content_name"]
+__all__ = ["ArtifactRecords", "Opened", "Readers", "Version", "changed", "content_name"]
 
 _RECENT_READERS: Final = 64
 _RECENT_RECORDS: Final = 20_000
@@ -23,6 +25,19 @@ _RECENT_RECORDS: Final = 20_000
 def content_name(file: File) -> bytes:
     """Give what names an artifact's content: the same name, the same bytes."""
     return file.blob or b"empty"
+
+
+def changed(file: File, changes: Changes) -> File:
+    """Give a record with attributes changed, its size aside: of a file that is gone."""
+    return file._replace(
+        mode=file.mode
+        if changes.mode is None
+        else stat.S_IFMT(file.mode) | stat.S_IMODE(changes.mode),
+        uid=file.uid if changes.uid is None else changes.uid,
+        gid=file.gid if changes.gid is None else changes.gid,
+        accessed_ns=file.accessed_ns if changes.accessed_ns is None else changes.accessed_ns,
+        modified_ns=file.modified_ns if changes.modified_ns is None else changes.modified_ns,
+    )
 
 
 class Version:

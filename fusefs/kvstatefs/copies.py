@@ -11,100 +11,27 @@ from __future__ import annotations
 import errno
 import threading
 from abc import ABC, abstractmethod
-from typing import TYPE_CHECKING, Final, Generic, Protocol, TypeVar
+from typing import TYPE_CHECKING, Final, Generic, TypeVar
 
-from kvstatefs.handles import ReadingHandle
-from kvstatefs.nodes import SEEK_DATA, SEEK_HOLE, never, refuse
+from kvstate.sparse import KEEP_SIZE, PUNCH_HOLE, ZERO_RANGE
+from kvstate.staging import SIZE_MAX
+from kvstatefs.handles import found_by
+from kvstatefs.nodes import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Hashable, Iterator
 
-    from kvstate.blob_reader import BlobReader
     from kvstate.clock import Clock
-    from kvstatefs.nodes import Attributes, Handle
+    from kvstatefs.memory_staging import StagedContent
+    from kvstatefs.nodes import Attributes, Changes
 
-__all__ = [
-    "Copies",
-    "MemoryStaging",
-    "StagedContent",
-    "WorkingCopy",
-    "WriteHandle",
-    "WrittenHandle",
-]
+__all__ = ["Copies", "WorkingCopy"]
 
-COPY_BYTES: Final = 1 << 20
-KEEP_SIZE: Final = 1
-PUNCH_HOLE: Final = 2
-ZERO_RANGE: Final = 16
-ALLOCATIONS: Final = frozenset(
+_ALLOCATIONS: Final = frozenset(
     {0, KEEP_SIZE, PUNCH_HOLE | KEEP_SIZE, ZERO_RANGE, ZERO_RANGE | KEEP_SIZE}
 )
 
-
-class StagedContent(Protocol):
-    """Bytes that can still change (`kvstate.staging.Staging`, or memory)."""
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        ...
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read what is there."""
-        ...
-
-    def write(self, offset: int, data: bytes | memoryview) -> int:
-        """Write all of the data there."""
-        ...
-
-    def truncate(self, size: int) -> None:
-        """Cut, or extend with zeros."""
-        ...
-
-    def discard(self) -> None:
-        """Let go."""
-        ...
-
-
-class MemoryStaging:
-    """Staged content that stays in memory: a key's value."""
-
-    def __init__(self, bytes_max: int) -> None:
-        self._data = bytearray()
-        self._bytes_max = bytes_max
-
-    @property
-    def size(self) -> int:
-        """Bytes so far."""
-        return len(self._data)
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read what is there."""
-        return bytes(self._data[offset : offset + size])
-
-    def write(self, offset: int, data: bytes | memoryview) -> int:
-        """Write all of the data there; EFBIG past what a value may have."""
-        end = offset + len(data)
-        if end > self._bytes_max:
-            refuse(errno.EFBIG, "a value that large is an artifact")
-        if offset > len(self._data):
-            self._data += bytes(offset - len(self._data))
-        self._data[offset:end] = data
-        return len(data)
-
-    def truncate(self, size: int) -> None:
-        """Cut, or extend with zeros."""
-        if size > self._bytes_max:
-            refuse(errno.EFBIG, "a value that large is an artifact")
-        del self._data[size:]
-        self._data += bytes(size - len(self._data))
-
-    def discard(self) -> None:
-        """Let go."""
-        self._data = bytearray()
-
-
-S = TypeVar("S", bound=StagedContent)
+S = TypeVar("S", bound="StagedContent")
 
 
 class WorkingCopy(ABC, Generic[S]):
@@ -157,12 +84,17 @@ class WorkingCopy(ABC, Generic[S]):
     def attributes(self) -> Attributes:
         """Give the file's attributes with the working copy's size and time."""
 
+    def keep(self, changes: Changes) -> None:
+        """Change attributes of a file that is gone; a kind that has none forgets it."""
+        del changes
+
     # For everybody
 
     @property
     def size(self) -> int:
         """Bytes of the working copy."""
         with self.lock:
+            self._renew()
             return self._stored_size() if self._staged is None else self._staged.size
 
     def _ready(self, *, load: bool = True) -> S:
@@ -192,6 +124,7 @@ class WorkingCopy(ABC, Generic[S]):
     def write(self, offset: int, data: bytes | memoryview, *, append: bool) -> int:
         """Write to the working copy; with ``append`` at its end, wherever that is now."""
         with self.lock:
+            _check_end(offset + len(data))
             self._renew()
             staged = self._ready()
             if append:
@@ -203,6 +136,7 @@ class WorkingCopy(ABC, Generic[S]):
 
     def truncate(self, size: int) -> None:
         """Cut or extend the working copy."""
+        _check_end(size)
         with self.lock:
             self._renew()
             staged = self._ready(load=size > 0)
@@ -215,31 +149,24 @@ class WorkingCopy(ABC, Generic[S]):
         """Do what fallocate(2) does."""
         if offset < 0 or length <= 0:
             refuse(errno.EINVAL)
-        if mode not in ALLOCATIONS:
+        if mode not in _ALLOCATIONS:
             refuse(errno.EOPNOTSUPP)
+        _check_end(offset + length)
         with self.lock:
             self._renew()
-            end = offset + length
-            size = self._ready().size
-            if mode & ~KEEP_SIZE:
+            staged = self._ready()
+            if mode & ~KEEP_SIZE and offset < staged.size:
                 self.appended = False
+            if mode & ~KEEP_SIZE or (not mode and offset + length > staged.size):
                 self._touched()
-                step = min(end, size)
-                while offset < step:
-                    count = min(COPY_BYTES, step - offset)
-                    self._ready().write(offset, bytes(count))
-                    offset += count
-            if end > size and not mode & KEEP_SIZE:
-                self.truncate(end)
+            staged.allocate(mode, offset, length)
 
     def seek(self, offset: int, whence: int) -> int:
-        """Give where the next data or hole is: data all along, and a hole at the end."""
-        if whence not in {SEEK_DATA, SEEK_HOLE}:
-            refuse(errno.EINVAL)
+        """Give where the next data or hole is."""
         with self.lock:
-            if not 0 <= offset < self.size:
-                refuse(errno.ENXIO)
-            return offset if whence == SEEK_DATA else self.size
+            self._renew()
+            staged = self._ready()
+            return found_by(staged.seek, staged.size, offset, whence)
 
     def _touched(self) -> None:
         self.dirty = True
@@ -272,6 +199,11 @@ class WorkingCopy(ABC, Generic[S]):
             if self._staged is not None:
                 self._staged.discard()
                 self._staged = None
+
+
+def _check_end(end: int) -> None:
+    if end > SIZE_MAX:
+        refuse(errno.EFBIG)
 
 
 C = TypeVar("C", bound=WorkingCopy)  # type: ignore[type-arg]
@@ -329,10 +261,6 @@ class Copies(Generic[C]):
             copy.writers += 1
         return copy
 
-    def reading(self, copy: C) -> WrittenHandle[C]:
-        """Give a reader of the working copy, which stays as long as it is open."""
-        return WrittenHandle(self, self.join(copy))
-
     def let_go(self, copy: C) -> None:
         """Take one writer away; without writers a working copy is dropped."""
         with self.lock:
@@ -365,89 +293,3 @@ class Copies(Generic[C]):
         if self._by_key.get(copy.key) is copy:
             del self._by_key[copy.key]
         self._changed()
-
-
-class WriteHandle(Generic[C]):
-    """A file open for writing."""
-
-    content: bytes | None = None
-    slow = True
-
-    def __init__(self, copies: Copies[C], copy: C, *, append: bool) -> None:
-        """Belong to one more writer of the working copy."""
-        self.copy = copy
-        self._copies = copies
-        self._append = append
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read what was written."""
-        return self.copy.read(offset, size)
-
-    def write(self, offset: int, data: bytes | memoryview) -> int:
-        """Write; a handle opened for appending writes at the end, wherever the kernel thinks."""
-        return self.copy.write(offset, data, append=self._append)
-
-    def truncate(self, size: int, *, opening: bool = False) -> None:
-        """Cut or extend."""
-        if opening:
-            self.copy.empty()
-        else:
-            self.copy.truncate(size)
-
-    def allocate(self, mode: int, offset: int, length: int) -> None:
-        """Make room, or a hole, or zeros."""
-        self.copy.allocate(mode, offset, length)
-
-    def seek(self, offset: int, whence: int) -> int:
-        """Give where the next data or hole is."""
-        return self.copy.seek(offset, whence)
-
-    def copy_from(self, source: Handle, offset: int, target_offset: int, size: int) -> int:
-        """Copy bytes of another handle to here."""
-        data = source.read(offset, min(size, COPY_BYTES))
-        return self.copy.write(target_offset, data, append=False) if data else 0
-
-    def file(self) -> BlobReader | None:
-        """Say that there is none: what is written has no final content."""
-        return None
-
-    def flush(self, held: Callable[[], bool] = never) -> bytes | None:
-        """Store what is not stored yet."""
-        if self.copy.dirty:
-            self._copies.check()
-        return self.copy.flush(held)
-
-    def release(self) -> None:
-        """Let go of the working copy."""
-        self._copies.let_go(self.copy)
-
-    def attributes(self) -> Attributes:
-        """Give the attributes with the working copy's size."""
-        return self.copy.attributes()
-
-
-class WrittenHandle(ReadingHandle, Generic[C]):
-    """A reader of what is being written: for a process that reads back what it writes."""
-
-    slow = True
-
-    def __init__(self, copies: Copies[C], copy: C) -> None:
-        """Belong to one who holds the working copy."""
-        self.copy = copy
-        self._copies = copies
-
-    def read(self, offset: int, size: int) -> bytes:
-        """Read what was written so far."""
-        return self.copy.read(offset, size)
-
-    def seek(self, offset: int, whence: int) -> int:
-        """Give where the next data or hole is."""
-        return self.copy.seek(offset, whence)
-
-    def release(self) -> None:
-        """Let go of the working copy."""
-        self._copies.let_go(self.copy)
-
-    def attributes(self) -> Attributes:
-        """Give the attributes with the working copy's size."""
-        return self.copy.attributes()

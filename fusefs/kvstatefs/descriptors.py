@@ -1,4 +1,4 @@
-"""Whether a process still has a file open by another descriptor.
+"""Whether a process still has a file open for writing by another descriptor.
 
 A shell that redirects opens the file, duplicates the descriptor and closes the first one; the close
 says "store what you have", which is nothing yet. Only the process itself knows that it goes on.
@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import os
 import queue
+import stat
 import threading
 from typing import Final
 
@@ -23,7 +24,7 @@ _asking = threading.BoundedSemaphore(16)
 
 
 def has_open(pid: int, path: str, patience_seconds: float = _PATIENCE_SECONDS) -> bool:
-    """Whether the process has a descriptor on this path; False when it cannot be known."""
+    """Whether the process may write this path by a descriptor; False when it cannot be known."""
     if not _asking.acquire(blocking=False):
         return False
     answers: queue.SimpleQueue[bool] = queue.SimpleQueue()
@@ -50,14 +51,17 @@ def _has_open(folder: str, path: str) -> bool:
         names = os.listdir(folder)  # noqa: PTH208  (names are wanted, not paths)
     except OSError:
         return False
-    return any(_target(f"{folder}/{name}") == path for name in names[:_DESCRIPTORS_MAX])
+    return any(_writes(f"{folder}/{name}", path) for name in names[:_DESCRIPTORS_MAX])
 
 
-def _target(link: str) -> str:
+def _writes(link: str, path: str) -> bool:
+    """Whether a descriptor, by its link in /proc, is for writing this path."""
     try:
-        return os.readlink(link)  # noqa: PTH115
+        if os.readlink(link) != path:  # noqa: PTH115
+            return False
+        return os.lstat(link).st_mode & stat.S_IWUSR != 0
     except OSError:
-        return ""
+        return False
 
 
 def thread_group(pid: int) -> int | None:

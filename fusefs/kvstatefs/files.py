@@ -11,8 +11,15 @@ from weakref import WeakValueDictionary
 from kvstate.nodes import File
 from kvstatefs.artifact_copy import ArtifactCopy, Making
 from kvstatefs.artifact_records import ArtifactRecords
-from kvstatefs.attributes import computed_of_file, user_attribute
-from kvstatefs.copies import Copies, WriteHandle
+from kvstatefs.attributes import (
+    HOLD,
+    TIER,
+    computed_of_file,
+    set_hold,
+    set_tier,
+    user_attribute,
+)
+from kvstatefs.copies import Copies
 from kvstatefs.nodes import (
     Attributes,
     Caller,
@@ -22,6 +29,7 @@ from kvstatefs.nodes import (
 )
 from kvstatefs.reading import ReadHandle
 from kvstatefs.views import PlainView
+from kvstatefs.write_handles import WriteHandle, WrittenHandle
 
 if TYPE_CHECKING:
     from kvstate.store import Store
@@ -56,6 +64,7 @@ class Files(PlainView):
         mode: int = 0o644,
         caller: Caller | None = None,
         fresh: bool,
+        emptied: bool = False,
     ) -> tuple[ArtifactCopy, bool]:
         """Let one more writer write to an artifact, or to a file that is to be made at a place.
 
@@ -76,6 +85,7 @@ class Files(PlainView):
                 making,
                 tier=tier,
                 fresh=fresh,
+                emptied=emptied,
                 stored=self._adopt,
             )
             if base is None:
@@ -119,6 +129,13 @@ class Files(PlainView):
             refuse(errno.ENOENT)
         return file
 
+    def _shadow(self, copy: ArtifactCopy) -> File | None:
+        """Give what has a file's name until it is stored, if that is there still."""
+        known = None if copy.shadows is None else self.records.fetch(copy.shadows.id)
+        if known is None or (known.parent, known.name) != (copy.parent, copy.name):
+            return None
+        return known
+
     def _copy(self, file: File | ArtifactCopy) -> ArtifactCopy | None:
         return file if isinstance(file, ArtifactCopy) else self.copies.find(file.id)
 
@@ -127,15 +144,21 @@ class Files(PlainView):
         file = self._file(node)
         if not isinstance(file, ArtifactCopy):
             return self.records.attributes(file)
-        if file.shadows is None:
+        shadow = self._shadow(file)
+        if shadow is None:
             refuse(errno.ENOENT)
-        found = self.records.attributes(file.shadows)
+        found = self.records.attributes(shadow)
         return found._replace(node=file.identity, inode=file.identity)
 
     def open_written(self, node: Node) -> Handle | None:
         """Open the working copy for reading; None when nobody writes the file."""
         copy = self._copy(self._file(node)) if self.copies else None
-        return None if copy is None else self.copies.reading(copy)
+        return None if copy is None else WrittenHandle(self.copies, copy)
+
+    def tier_and_folder(self, node: Node) -> tuple[int, int]:
+        """Give the tier that a file is in, or is to be in, and its folder's identity."""
+        file = self._file(node)
+        return file.tier or 0, file.parent
 
     def has_writers(self, node: Node) -> bool:
         """Whether somebody has the file open for writing."""
@@ -168,13 +191,14 @@ class Files(PlainView):
         reads = flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC
         if isinstance(file, ArtifactCopy):
             if reads:
-                return ReadHandle(self.records, file.shadows, file)
+                return ReadHandle(self.records, self._shadow(file), file)
             copy = self.copies.join(file)
         else:
             if reads:
                 self.store.reads.note(file)
                 return ReadHandle(self.records, file)
-            copy, _ = self.share((file.parent, file.name), file, fresh=False)
+            place, emptied = (file.parent, file.name), bool(flags & os.O_TRUNC)
+            copy, _ = self.share(place, file, fresh=False, emptied=emptied)
         return self.writing(copy, flags)
 
     def setattr(self, node: Node, changes: Changes) -> Attributes:
@@ -212,9 +236,21 @@ class Files(PlainView):
         return {**file.xattrs, **computed_of_file(self.store, file)}
 
     def setxattr(self, node: Node, name: str, value: bytes | None, flags: int) -> None:
-        """Set or remove one of a file's own attributes."""
-        user_attribute(name, value, self.xattrs(node), flags)
+        """Set or remove one of a file's own attributes, its tier or a hold.
+
+        Not while something is written that is not stored: who copies attributes, too (`cp -a`,
+        `mv`), means the file's own, and not to move the copy to where the original is.
+        """
         file = self._file(node)
+        copy = self._copy(file)
+        written = copy is not None and copy.dirty
+        if name in {TIER, HOLD} and isinstance(file, File) and not written:
+            if name == TIER:
+                set_tier(self.store, file, value)
+            else:
+                set_hold(self.store, file, value, flags)
+            return
+        user_attribute(name, value, self.xattrs(node), flags)
         if not isinstance(file, ArtifactCopy):
             self.store.catalog.set_xattr(file.id, name, value)
         elif value is None:

@@ -18,6 +18,7 @@ import logging
 import os
 import stat
 import struct
+import sys
 from typing import TYPE_CHECKING, Any, Final
 
 import fuse
@@ -33,6 +34,7 @@ if TYPE_CHECKING:
     from collections.abc import Callable, Sequence
 
     from kvstatefs.nodes import Attributes
+    from kvstatefs.operation_counts import OperationCounts
     from kvstatefs.tree import Tree
 
 __all__ = ["FusepyMount"]
@@ -43,6 +45,9 @@ _SECOND: Final = 1_000_000_000
 _NOW: Final = (1 << 30) - 1
 _OMIT: Final = (1 << 30) - 2
 _UNCHANGED: Final = 0xFFFF_FFFF
+
+_KEPT_SECONDS: Final = 0.9 * STALE_SECONDS
+"""For how long the kernel is told to keep: its clock is coarse, and the bound is a bound."""
 
 _Address = ctypes.c_void_p
 _Path = ctypes.c_char_p
@@ -93,8 +98,24 @@ _PROTOTYPES: Final[dict[str, tuple[Any, ...]]] = {
     "listxattr": (_Path, _Address, _Size),
     "setxattr": (_Path, _Path, _Address, _Size, ctypes.c_int),
     "removexattr": (_Path, _Path),
+    "fallocate": (_Address, ctypes.c_int, _Offset, _Offset, _Address),
 }
 """The operations that are meant, and how libfuse calls them; the kernel asks for no others."""
+
+
+class _LaterOperations(fuse.fuse_operations):  # type: ignore[misc]
+    """libfuse's table of operations as of 2.9 on Linux; fusepy knows the beginning of it."""
+
+    _fields_ = (
+        ("poll", _Address),
+        ("write_buf", _Address),
+        ("read_buf", _Address),
+        ("flock", _Address),
+        ("fallocate", _Address),
+    )
+
+
+_WITH_FALLOCATE: Final = 29
 
 
 class FusepyMount:
@@ -110,12 +131,12 @@ class FusepyMount:
             "big_writes",
             "atomic_o_trunc",
             "max_read=131072",
-            f"attr_timeout={STALE_SECONDS}",
-            f"entry_timeout={STALE_SECONDS}",
+            f"attr_timeout={_KEPT_SECONDS}",
+            f"entry_timeout={_KEPT_SECONDS}",
             "negative_timeout=0",
             *options,
         )
-        self.session = Session(self._library, self._attributes_of, self._release_reader)
+        self.session = Session(self._library, self._attributes_of, self._release_reader, self._keep)
         self._files = Operations(
             tree, mountpoint, self.session.step_aside, self.session.open_nodes.unlinked
         )
@@ -126,6 +147,9 @@ class FusepyMount:
             return False
         self.session.open_nodes.released(number)
         return True
+
+    def _keep(self, number: int, changes: Changes) -> None:
+        self._files.keep(number, changes)
 
     def _attributes_of(self, number: int) -> Attributes:
         return self._files.fgetattr(number)
@@ -157,10 +181,15 @@ class FusepyMount:
 
     def _operations(self) -> Any:
         """Give libfuse's table of operations, filled."""
-        operations = fuse.fuse_operations()
-        kinds = {field[0]: field[1] for field in fuse.fuse_operations._fields_}
+        later = sys.platform == "linux" and self._library.fuse_version() >= _WITH_FALLOCATE
+        operations = (_LaterOperations if later else fuse.fuse_operations)()
+        kinds = {field[0]: field[1] for kind in type(operations).__mro__ for field in _fields(kind)}
+        counts = self._files.tree.counts
         for name, arguments in _PROTOTYPES.items():
-            callback = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(_guarded(getattr(self, name)))
+            if name not in kinds:
+                continue
+            guarded = _guarded(getattr(self, name), name, counts)
+            callback = ctypes.CFUNCTYPE(ctypes.c_int, *arguments)(guarded)
             self._callbacks.append(callback)
             setattr(operations, name, ctypes.cast(callback, kinds[name]))
         operations.flag_nullpath_ok = 1
@@ -172,6 +201,11 @@ class FusepyMount:
     def _caller() -> Caller:
         uid, gid, _ = fuse.fuse_get_context()
         return Caller(uid, gid)
+
+    @staticmethod
+    def _thread() -> int:
+        _, _, pid = fuse.fuse_get_context()
+        return int(pid)
 
     # Looking
 
@@ -244,7 +278,7 @@ class FusepyMount:
         """Answer `open`."""
         fields = _FileInfo.from_address(info)
         flags = fields.flags
-        fields.fh, grant = self._files.open(path, flags)
+        fields.fh, grant = self._files.open(path, flags, self._thread())
         reads = flags & os.O_ACCMODE == os.O_RDONLY
         self.session.answer_open(_OPEN_FLAGS[grant.direct, grant.keep, reads])
         return 0
@@ -252,7 +286,9 @@ class FusepyMount:
     def create(self, path: bytes, mode: int, info: int) -> int:
         """Answer `open` with O_CREAT, of what was not there a moment ago."""
         fields = _FileInfo.from_address(info)
-        fields.fh, grant = self._files.create(path, fields.flags, mode, self._caller())
+        fields.fh, grant = self._files.create(
+            path, fields.flags, mode, self._caller(), self._thread()
+        )
         fields.direct_io = grant.direct
         return 0
 
@@ -276,8 +312,7 @@ class FusepyMount:
 
     def flush(self, _path: int, info: int) -> int:
         """Answer `close`."""
-        _, _, pid = fuse.fuse_get_context()
-        self._files.flush(_FileInfo.from_address(info).fh, pid)
+        self._files.flush(_FileInfo.from_address(info).fh, self._thread())
         return 0
 
     def release(self, _path: int, info: int) -> int:
@@ -300,6 +335,11 @@ class FusepyMount:
     def ftruncate(self, _path: int, size: int, info: int) -> int:
         """Answer `ftruncate`."""
         self._files.ftruncate(_FileInfo.from_address(info).fh, size)
+        return 0
+
+    def fallocate(self, _path: int, mode: int, offset: int, length: int, info: int) -> int:
+        """Answer `fallocate`."""
+        self._files.fallocate(_FileInfo.from_address(info).fh, mode, offset, length)
         return 0
 
     # Changing
@@ -380,6 +420,12 @@ class FusepyMount:
         return 0
 
 
+def _fields(kind: type) -> Sequence[tuple[Any, ...]]:
+    """Give the fields that a structure adds to its base."""
+    fields: Sequence[tuple[Any, ...]] = vars(kind).get("_fields_", ())
+    return fields
+
+
 def _answered(data: bytes, buffer: int, size: int) -> int:
     """Answer with data as extended attributes want it: its size, or the data if there is room."""
     if not size:
@@ -390,14 +436,19 @@ def _answered(data: bytes, buffer: int, size: int) -> int:
     return len(data)
 
 
-def _guarded(function: Callable[..., int]) -> Callable[..., int]:
-    """Translate every error to its number: what passes ctypes would look like success."""
+def _guarded(
+    function: Callable[..., int], kind: str, counts: OperationCounts
+) -> Callable[..., int]:
+    """Translate every error to its number: what passes ctypes would look like success. Count."""
+    done = counts.done
 
     def guarded(*arguments: Any) -> int:
+        done[kind] += 1
         try:
             return function(*arguments)
         except Exception as error:  # noqa: BLE001  (this is the edge)
             number = errno_of(error)
+            counts.failed(kind, number)
             if number == errno.EIO:
                 log.warning("%s: %s", function.__name__, error)
             return -number

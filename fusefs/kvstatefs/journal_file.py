@@ -16,13 +16,17 @@ from typing import TYPE_CHECKING, Final, NamedTuple
 from kvstate.clock import datetime_of
 from kvstate.errors import Compacted
 from kvstate.jsonview import to_json
+from kvstatefs.handles import ReadingHandle
 from kvstatefs.nodes import refuse
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvstate.journal import Event
     from kvstate.store import Store
+    from kvstatefs.nodes import Attributes
 
-__all__ = ["JournalIndex", "line_of"]
+__all__ = ["JournalHandle", "JournalIndex", "line_of"]
 
 _MARK_BYTES: Final = 64 * 1024
 
@@ -145,3 +149,57 @@ class JournalIndex:
         if not lines:
             refuse(errno.ESTALE, "the journal was trimmed: open it again")
         return b"".join(lines)
+
+
+class JournalHandle(ReadingHandle):
+    """The journal's file open for reading.
+
+    Who is told that the file was truncated (`tail -f`) reads it anew from its beginning.
+    """
+
+    slow = True
+    waits = True
+    """Whether `blocks` may ever say yes: a read may wait until there is more."""
+
+    def __init__(
+        self,
+        index: JournalIndex,
+        current: Callable[[], JournalIndex],
+        attributes: Callable[[int], Attributes],
+    ) -> None:
+        """Read an index; ``current`` gives the one that is now, ``attributes`` those of a size."""
+        self._index = index
+        self._current = current
+        self._attributes = attributes
+        self._ended_at = -1
+
+    def attributes(self) -> Attributes:
+        """Give the file's attributes, with the size that this handle may read."""
+        return self._attributes(self._index.size())
+
+    def at_end(self, offset: int) -> bool:
+        """Whether nothing is there to read from this offset on, so far."""
+        return offset >= self._index.size()
+
+    def blocks(self, offset: int) -> bool:
+        """Whether a read there had better wait for the next commit than say that this is the end.
+
+        The first read at an end is told so: `cat` is done then. One who reads there again follows.
+        """
+        if not self.at_end(offset):
+            self._ended_at = -1
+            return False
+        if self._ended_at == offset:
+            return True
+        self._ended_at = offset
+        return False
+
+    def read(self, offset: int, size: int) -> bytes:
+        """Read lines; ESTALE for what was trimmed, but at the beginning: that is what is left."""
+        try:
+            return self._index.read(offset, size)
+        except OSError:
+            if offset or self._current() is self._index:
+                raise
+        self._index = self._current()
+        return self._index.read(offset, size)

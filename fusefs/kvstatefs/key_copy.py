@@ -4,8 +4,9 @@ from __future__ import annotations
 
 from typing import TYPE_CHECKING, Final
 
-from kvstatefs.copies import MemoryStaging, WorkingCopy
+from kvstatefs.copies import WorkingCopy
 from kvstatefs.handles import ReadingHandle
+from kvstatefs.memory_staging import MemoryStaging
 
 if TYPE_CHECKING:
     from collections.abc import Callable

@@ -9,6 +9,7 @@ value and leave its kind and its TTL alone.
 
 from __future__ import annotations
 
+import math
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
@@ -23,6 +24,7 @@ if TYPE_CHECKING:
     from kvstate.codec import Value
     from kvstate.state import Entry
     from kvstate.store import Store
+    from kvstate.transaction import Transaction
 
 __all__ = ["Keys", "Place", "value_of_text"]
 
@@ -121,8 +123,23 @@ class Keys:
             self._made = {}
         self._made[place] = self._now() + _EDIT_SECONDS
 
-    def rename(self, source: Place, target: Place) -> None:
-        """Rename a key within its namespace, over another if there is one.
+    def exchange(self, source: Place, target: Place) -> None:
+        """Let two keys of a namespace have each other's values and expiries, in one step."""
+
+        def run(change: Transaction) -> None:
+            namespace = change.namespace(source.namespace)
+            entries = [namespace.entry(place.key) for place in (source, target)]
+            for place, entry in zip((target, source), entries, strict=True):
+                if entry is None:
+                    raise NotFound("key", source.key if place is target else target.key)
+                expires_at = entry.expires_at_ns / SECOND if entry.expires_at_ns else None
+                ttl = None if entry.expires_at_ns else math.inf
+                namespace.set(place.key, entry.value, ttl=ttl, expires_at=expires_at)
+
+        self.store.transact(run)
+
+    def rename(self, source: Place, target: Place, *, replace: bool = True) -> None:
+        """Rename a key within its namespace, over another if there is one and ``replace`` is on.
 
         A key that was made a moment ago and takes another's name is an editor's new version of it:
         it becomes what it replaces before it takes the name. `InvalidValue` when it cannot.
@@ -132,12 +149,12 @@ class Keys:
         if entry is None:
             raise NotFound("key", source.key)
         made = self._made.pop(source, 0.0) > self._now()
-        if there is not None and made and isinstance(entry.value, str | bytes):
+        if there is not None and replace and made and isinstance(entry.value, str | bytes):
             value = value_of_text(text_of_value(entry.value), there.value)
             expires_at = there.expires_at_ns / SECOND if there.expires_at_ns else None
             if type(value) is not type(entry.value) or expires_at is not None:
                 namespace.set(source.key, value, expires_at=expires_at)
-        namespace.rename(source.key, target.key, replace=True)
+        namespace.rename(source.key, target.key, replace=replace)
         if len(self._left) >= _NOTES_KEPT:
             self._left = {}
         self._left[source] = Left(entry.value, entry.expires_at_ns, self._now() + _EDIT_SECONDS)

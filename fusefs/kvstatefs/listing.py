@@ -56,8 +56,9 @@ class Listing:
             read_before = len(self._given)
         while True:
             with self._lock:
-                if offset >= len(self._given) and not self._more():
-                    return
+                while offset >= len(self._given):  # it may be pages ahead of what was read here
+                    if not self._more():
+                        return
                 listed = self._given[offset]
                 if listed.attributes is not None:
                     bare = self._given[offset] = listed._replace(attributes=None)

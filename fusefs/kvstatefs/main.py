@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from kvstate.errors import InvalidConfig, StateError
+from kvstate.process import prepare_to_serve
 from kvstate.version import __version__
 from kvstatefs import mountpoint as mountpoints
 from kvstatefs.kernel import mounting
@@ -143,6 +144,7 @@ class _Server:
         logging.basicConfig(format="kvstatefs: %(message)s", level=logging.INFO)
         read_only = self._read_only
         with open_store(self._store, create=not read_only, read_only=read_only) as store:
+            prepare_to_serve()
             mount = FusepyMount(Tree(store), str(self._mountpoint), self._options)
             main_thread = threading.main_thread().ident
             assert main_thread is not None

@@ -200,7 +200,11 @@ class Handle(Protocol):
         ...
 
     def attributes(self) -> Attributes:
-        """Give the attributes of what this handle reads or writes."""
+        """Give the attributes of what this handle reads or writes; no links when it has no name."""
+        ...
+
+    def keep(self, changes: Changes) -> None:
+        """Change attributes of a file that has no name any more, for as long as it is open."""
         ...
 
 

@@ -9,9 +9,10 @@ from __future__ import annotations
 import errno
 import itertools
 import os
+import threading
 from typing import TYPE_CHECKING, NamedTuple
 
-from kvstatefs.descriptors import has_open
+from kvstatefs.descriptors import has_open, thread_group
 from kvstatefs.kernel_cache import KernelCache
 from kvstatefs.nodes import Changes, refuse
 from kvstatefs.paths import Paths, is_kept
@@ -37,6 +38,9 @@ class Opened(NamedTuple):
     handle: Handle
     grant: Grant
     path: bytes
+    node: Node
+    writer: int = 0
+    """The thread that opened it for writing; 0 for a reader."""
 
 
 class OpenFolder(NamedTuple):
@@ -64,6 +68,9 @@ class Operations:
         self._step_aside = step_aside
         self._unlinked = unlinked
         self._open: dict[int, Opened] = {}
+        self._writing: dict[Node, list[int]] = {}
+        """The threads that have a file open for writing."""
+        self._lock = threading.Lock()
         self._folders: dict[int, OpenFolder] = {}
         self._numbers = itertools.count(1)
 
@@ -119,25 +126,36 @@ class Operations:
 
     # Files
 
-    def open(self, path: bytes, flags: int) -> tuple[int, Grant]:
-        """Open a file; give its number and how the kernel may treat it.
+    def open(self, path: bytes, flags: int, thread: int = 0) -> tuple[int, Grant]:
+        """Open a file for a thread; give its number and how the kernel may treat it.
 
-        Who opens for reading what another has opened, with no change since, shares the handle.
+        Who opens for reading what another has opened, with no change since, shares the handle. A
+        process that reads what it is writing itself reads what it has written so far.
         """
         found = self.paths.find(path)
+        node = found.attributes.node
         handle = found.handle
         if flags & _WRITING:
-            return self._open_to_write(found.attributes.node, path, flags)
+            return self._open_to_write(node, path, flags, thread)
         if handle is None:
-            node = found.attributes.node
-            handle = self.tree.open(node, flags)
+            if self._writing and self._writes(node, thread):
+                handle = self.tree.open_written(node)
+            handle = handle or self.tree.open(node, flags)
             if self.tree.has_writers(node):
-                return self._opened(handle, path, writers=True)
+                return self._opened(handle, path, node, writers=True)
             if handle.content is not None and is_kept(found.attributes):
                 found.handle = handle
-        return self._opened(handle, path, writers=False)
+        return self._opened(handle, path, node, writers=False)
 
-    def _open_to_write(self, node: Node, path: bytes, flags: int) -> tuple[int, Grant]:
+    def _writes(self, node: Node, thread: int) -> bool:
+        """Whether the thread's process has a file open for writing."""
+        threads = self._writing.get(node, ())
+        if not threads or thread in threads:
+            return bool(threads)
+        group = thread_group(thread)
+        return group is not None and any(thread_group(other) == group for other in threads)
+
+    def _open_to_write(self, node: Node, path: bytes, flags: int, thread: int) -> tuple[int, Grant]:
         """Open a file for writing, when those who read it through the kernel's pages are done.
 
         The kernel truncates what they see. From now on nobody else reads through its pages; who
@@ -153,19 +171,27 @@ class Operations:
         except BaseException:
             handle.release()
             raise
-        return self._opened(handle, path, writers=True)
+        return self._opened(handle, path, node, writers=True, writer=thread)
 
-    def _opened(self, handle: Handle, path: bytes, *, writers: bool) -> tuple[int, Grant]:
+    def _opened(
+        self, handle: Handle, path: bytes, node: Node, *, writers: bool, writer: int = 0
+    ) -> tuple[int, Grant]:
         grant = self.cache.opened(path, handle.content, writers=writers)
         number = next(self._numbers)
-        self._open[number] = Opened(handle, grant, path)
+        self._open[number] = Opened(handle, grant, path, node, writer)
+        if writer:
+            with self._lock:
+                self._writing[node] = [*self._writing.get(node, ()), writer]
         return number, grant
 
-    def create(self, path: bytes, flags: int, mode: int, caller: Caller) -> tuple[int, Grant]:
+    def create(
+        self, path: bytes, flags: int, mode: int, caller: Caller, thread: int = 0
+    ) -> tuple[int, Grant]:
         """Make a file, or open the one that is there."""
         parent, name = self.paths.folder(path)
-        _, handle = self.tree.create(parent, name, flags, mode, caller)
-        return self._opened(handle, path, writers=True)
+        found, handle = self.tree.create(parent, name, flags, mode, caller)
+        writer = thread if flags & _WRITING else 0
+        return self._opened(handle, path, found.node, writers=True, writer=writer)
 
     def mknod(self, path: bytes, mode: int, caller: Caller) -> None:
         """Make an empty file and store it."""
@@ -197,6 +223,11 @@ class Operations:
         self._step_aside()
         self._open[number].handle.truncate(size)
 
+    def fallocate(self, number: int, mode: int, offset: int, length: int) -> None:
+        """Reserve room in an open file, make a hole or zeros."""
+        self._step_aside()
+        self._open[number].handle.allocate(mode, offset, length)
+
     def flush(self, number: int, pid: int) -> None:
         """Store what an open file was given: a close, whose error reaches the one who closes."""
         opened = self._open[number]
@@ -222,6 +253,12 @@ class Operations:
         seen: Seen | None = opened.grant.seen
         if seen is not None:
             self.cache.closed(seen)
+        if opened.writer:
+            with self._lock:
+                left = self._writing.pop(opened.node)
+                left.remove(opened.writer)
+                if left:
+                    self._writing[opened.node] = left
         opened.handle.release()
 
     def release_reader(self, number: int) -> bool:
@@ -246,6 +283,10 @@ class Operations:
         if changes.size is not None and self.cache.held(path):
             self.cache.wait(path, _PATIENCE_SECONDS)
         self.tree.setattr(self.paths.find(path).attributes.node, changes)
+
+    def keep(self, number: int, changes: Changes) -> None:
+        """Change attributes of an open file that has no name any more."""
+        self._open[number].handle.keep(changes)
 
     def mkdir(self, path: bytes, mode: int, caller: Caller) -> None:
         """Make a folder."""

@@ -11,14 +11,14 @@ import threading
 from typing import TYPE_CHECKING, Protocol
 
 from kvstate.errors import NotFound
-from kvstatefs.artifact_records import content_name
-from kvstatefs.handles import ReadingHandle
+from kvstatefs.artifact_records import changed, content_name
+from kvstatefs.handles import ReadingHandle, found_by
 
 if TYPE_CHECKING:
     from kvstate.blob_reader import BlobReader
     from kvstate.nodes import File
     from kvstatefs.artifact_records import ArtifactRecords, Opened
-    from kvstatefs.nodes import Attributes
+    from kvstatefs.nodes import Attributes, Changes
 
 __all__ = ["ReadHandle"]
 
@@ -92,6 +92,14 @@ class ReadHandle(ReadingHandle):
             return None
         return newer
 
+    def seek(self, offset: int, whence: int) -> int:
+        """Give where the next data or hole of the pinned content is."""
+        self._grew()
+        opened = self._opened
+        if opened is None or opened.reader.fd < 0:
+            return super().seek(offset, whence)
+        return found_by(opened.reader.seek, opened.reader.size, offset, whence)
+
     def file(self) -> BlobReader | None:
         """Give the reader of the pinned content when it lies in a file as it is."""
         reader = None if self._opened is None else self._opened.reader
@@ -103,4 +111,15 @@ class ReadHandle(ReadingHandle):
         if self.record is None:
             assert self._unstored is not None
             return self._unstored.attributes()._replace(size=0)
-        return self._records.attributes(self.record)
+        newer = self._records.fetch(self.record.id)
+        if newer is None:
+            return self._records.attributes(self.record)._replace(links=0)
+        return self._records.attributes(
+            self.record._replace(mode=newer.mode, uid=newer.uid, gid=newer.gid)
+        )
+
+    def keep(self, changes: Changes) -> None:
+        """Change what is shown of a file that is gone."""
+        with self._lock:
+            if self.record is not None:
+                self.record = changed(self.record, changes)

@@ -11,7 +11,7 @@ Readers open with FOPEN_NOFLUSH (Linux 5.16), which libfuse 2 does not know: the
 goes through a channel of ours that sets it, and the close of a reader then asks nothing. So do the
 answers to other questions about a node that was looked up: libfuse says ENOENT when the node has
 just lost its name to a rename; ESTALE makes the kernel look the name up again, once. The next
-rename waits a moment then, so that once is enough.
+rename waits until whoever asked has found it then, so that once is enough.
 
 This knows how requests and answers begin (`linux/fuse.h`), and nothing of files.
 """
@@ -29,17 +29,18 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from kvstatefs.errnos import errno_of
-from kvstatefs.open_nodes import OpenNodes, packed_attributes
+from kvstatefs.open_nodes import OpenNodes, packed_attributes, requested_changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvstatefs.nodes import Attributes
+    from kvstatefs.nodes import Attributes, Changes
 
 __all__ = ["Session", "packed_open_flags"]
 
 _THREADS: Final = 24
-_GRACE_SECONDS: Final = 0.008
+_GRACE_SECONDS: Final = 0.2
+_LOOKUP: Final = 1
 _GETATTR: Final = 3
 _SETATTR: Final = 4
 _OPEN: Final = 14
@@ -90,6 +91,7 @@ class _Turn(threading.local):
     leads = False
     code = 0
     node = 0
+    asker = 0
     open_flags = _FLAGS.pack(0, 0)
 
 
@@ -101,15 +103,20 @@ class Session:
         library: ctypes.CDLL,
         attributes: Callable[[int], Attributes],
         release: Callable[[int], bool],
+        keep: Callable[[int, Changes], None] = lambda _number, _changes: None,
     ) -> None:
         """Prepare; `start` begins when the mount is there.
 
-        ``attributes`` gives those of an open handle by its number.
+        ``attributes`` gives those of an open handle by its number, ``keep`` changes them where the
+        file's name is gone.
         """
         self.open_nodes = OpenNodes()
         self._attributes = attributes
         self._release = release
-        self._stale_at = 0.0
+        self._keep = keep
+        self._lost: set[int] = set()
+        """Threads of other processes that lost a name to a rename and look for it again."""
+        self._found = threading.Condition()
         self._library = library
         self._turn = _Turn()
         self._lead = threading.Lock()
@@ -175,6 +182,8 @@ class Session:
             if count == 1:
                 answer = self._failed(*_IOVEC.unpack(_string_at(iovecs, _IOVEC.size)))
             else:
+                if self._lost and self._turn.code != _LOOKUP:
+                    self._has_found()
                 head, _, body, size = _IOVECS.unpack(_string_at(iovecs, _IOVECS.size))
                 answer = _string_at(head, _ANSWER.size) + self._body(body, size)
             os.write(self._fd, answer)
@@ -189,8 +198,24 @@ class Session:
         length, number, unique = _ANSWER.unpack_from(answer)
         if number != -errno.ENOENT:
             return answer
-        self._stale_at = time.monotonic()
+        if self._turn.code == _LOOKUP:
+            self._has_found()  # that it is gone for good
+            return answer
+        with self._found:
+            self._lost.add(self._turn.asker)
         return _ANSWER.pack(length, -errno.ESTALE, unique)
+
+    def _has_found(self) -> None:
+        """Take note that the one who is answered need not be waited for."""
+        with self._found:
+            self._lost.discard(self._turn.asker)
+            self._found.notify_all()
+
+    def _let_find(self) -> None:
+        """Wait until those have found their names who lost them, or are not looking any more."""
+        with self._found:
+            if not self._found.wait_for(lambda: not self._lost, _GRACE_SECONDS):
+                self._lost.clear()
 
     def _body(self, body: int, size: int) -> bytes:
         """Give an answer's body; of an `open` with its flags, and its node taken note of."""
@@ -211,6 +236,8 @@ class Session:
         if number is None or (code == _SETATTR and request[40] & _SIZE_CHANGES):
             return False
         try:
+            if code == _SETATTR:
+                self._keep(number, requested_changes(request, time.time_ns()))
             body = packed_attributes(self._attributes(number))
             answer = _ANSWER.pack(_ANSWER.size + len(body), 0, unique) + body
         except Exception as error:  # noqa: BLE001  (this is the edge)
@@ -252,13 +279,14 @@ class Session:
             return
         if self._busy and code in _BY_NAME:
             self.step_aside()
-        if code == _RENAME and time.monotonic() - self._stale_at < _GRACE_SECONDS:
+        if code == _RENAME and self._lost:
             self.step_aside()
-            time.sleep(_GRACE_SECONDS)
-        if code in _BY_CHANNEL:
+            self._let_find()
+        if code in _BY_CHANNEL or (code == _LOOKUP and self._lost):
             if code in _ASKING and self.open_nodes.orphans and self._answered(request):
                 return
             self._turn.code = code
+            self._turn.asker = int.from_bytes(request[32:36], sys.byteorder)
             self._turn.node = int.from_bytes(request[16:24], sys.byteorder)
             self._process(self._session, address, size, self._own_channel)
             return

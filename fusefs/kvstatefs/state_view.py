@@ -3,199 +3,40 @@
 from __future__ import annotations
 
 import errno
-import itertools
 import os
 import stat
 from typing import TYPE_CHECKING, Final
 
 from kvstate.clock import SECOND
-from kvstate.errors import InvalidName
-from kvstate.keyspace import namespace_key
-from kvstate.names import NAME_BYTES_MAX, check_namespace, file_name_of_key, key_of_file_name
+from kvstate.names import check_namespace
+from kvstate.space import Owner
 from kvstatefs.attributes import TTL, computed_of_entry, user_attribute
-from kvstatefs.copies import Copies, WriteHandle
 from kvstatefs.key_copy import KeyCopy, TextHandle
-from kvstatefs.keys import Keys, Place
-from kvstatefs.listing import Listed, Listing, Page
-from kvstatefs.nodes import RENAME_NOREPLACE, STATE, Attributes, Caller, Changes, inode_of, refuse
-from kvstatefs.views import PlainView
+from kvstatefs.nodes import (
+    RENAME_EXCHANGE,
+    RENAME_NOREPLACE,
+    STATE,
+    Attributes,
+    Caller,
+    Changes,
+    refuse,
+)
+from kvstatefs.state_looking import TOP, StateLooking
+from kvstatefs.write_handles import WriteHandle
 
 if TYPE_CHECKING:
-    from kvstate.state import Entry
-    from kvstate.store import Store
-    from kvstatefs.artifact_records import Version
+    from kvstatefs.keys import Place
     from kvstatefs.nodes import Handle, Node
-    from kvstatefs.presence import Presence
 
 __all__ = ["TOP", "StateView"]
 
-TOP: Final = (STATE,)
-"""The folder of the namespaces."""
-_NAMESPACE: Final = 2
-_KEY: Final = 3
-
-_PAGE: Final = 256
 _NOW_NS: Final = 2 * SECOND
-_FOLDER_MODE: Final = stat.S_IFDIR | 0o755
-_FILE_MODE: Final = stat.S_IFREG | 0o644
 
 
-class StateView(PlainView):
+class StateView(StateLooking):
     """The namespaces and their keys."""
 
-    def __init__(self, store: Store, version: Version, presence: Presence) -> None:
-        self.keys = Keys(store)
-        self.copies: Copies[KeyCopy] = Copies(version.touch, presence.check)
-        self._store = store
-        self._uid, self._gid = os.getuid(), os.getgid()
-        self._began_ns = store.clock.now_ns()
-
-    # Names and nodes: a node is its names
-
-    def _namespace(self, node: Node) -> str:
-        if (
-            not isinstance(node, tuple)
-            or len(node) != _NAMESPACE
-            or not self._has_namespace(node[1])
-        ):
-            refuse(errno.ENOENT)
-        return node[1]
-
-    @staticmethod
-    def _place(node: Node) -> Place:
-        if not isinstance(node, tuple):
-            refuse(errno.ENOENT)
-        return Place(*node[1:])
-
-    @staticmethod
-    def _is_key(node: Node) -> bool:
-        return isinstance(node, tuple) and len(node) == _KEY
-
-    def _has_namespace(self, name: str) -> bool:
-        key = namespace_key(name.encode("utf-8", "surrogateescape"))
-        return self._store.engine.get(key) is not None
-
-    def _key_place(self, parent: Node, name: str) -> Place:
-        """Give the place that a file name in a namespace means; `InvalidName` if none."""
-        if parent == TOP:
-            refuse(errno.EPERM, "keys live in namespaces")
-        return Place(self._namespace(parent), key_of_file_name(name))
-
-    # Attributes
-
-    def _folder(self, node: Node) -> Attributes:
-        times = (self._began_ns, self._began_ns, self._began_ns)
-        inode = inode_of(node)
-        return Attributes(node, inode, _FOLDER_MODE, 0, self._uid, self._gid, *times, links=2)
-
-    def _file(self, place: Place, size: int, modified_ns: int) -> Attributes:
-        """Give the attributes of a key's file while it is being written."""
-        node = (STATE, *place)
-        times = (modified_ns, modified_ns, modified_ns)
-        return Attributes(
-            node, inode_of(node), _FILE_MODE, size, self._uid, self._gid, *times, lasting=False
-        )
-
-    def _stored_file(self, place: Place, entry: Entry) -> Attributes:
-        size = len(self.keys.text(place, entry))
-        return self._file(place, size, entry.updated_at_ns)._replace(
-            content=str(entry.revision).encode(), lasting=True, until_ns=entry.expires_at_ns
-        )
-
-    # Looking
-
-    def lookup(self, parent: Node, name: str) -> Attributes:
-        """Give a namespace's folder or a key's file."""
-        if len(name.encode("utf-8", "surrogateescape")) > NAME_BYTES_MAX:
-            refuse(errno.ENAMETOOLONG)
-        if parent == TOP:
-            if not self._has_namespace(name):
-                refuse(errno.ENOENT)
-            return self._folder((STATE, name))
-        try:
-            place = self._key_place(parent, name)
-        except InvalidName:
-            refuse(errno.ENOENT)
-        return self._found(place)
-
-    def _found(self, place: Place) -> Attributes:
-        copy = self.copies.find(place)
-        if copy is not None:
-            return copy.attributes()
-        entry = self.keys.entry(place)
-        if entry is None:
-            refuse(errno.ENOENT)
-        return self._stored_file(place, entry)
-
-    def getattr(self, node: Node) -> Attributes:
-        """Give a folder's or a file's attributes."""
-        if node == TOP:
-            return self._folder(node)
-        if self._is_key(node):
-            return self._found(self._place(node))
-        self._namespace(node)
-        return self._folder(node)
-
-    def listing(self, node: Node) -> Listing:
-        """Open `state/` or a namespace for listing."""
-        if node == TOP:
-            return Listing(self._namespaces_page)
-        if self._is_key(node):
-            refuse(errno.ENOTDIR)
-        namespace = self._namespace(node)
-        return Listing(lambda after: self._keys_page(namespace, after))
-
-    def _namespaces_page(self, after: str) -> Page:
-        later = (name for name in self._store.namespaces() if name > after)
-        names = list(itertools.islice(later, _PAGE))
-        entries = [Listed(name, inode_of((STATE, name)), _FOLDER_MODE) for name in names]
-        return Page(entries, names[-1] if len(names) == _PAGE else None)
-
-    def _keys_page(self, namespace: str, after: str) -> Page:
-        found = self._store.namespace(namespace).scan(start=after or None, limit=_PAGE + 1)
-        keys = [entry.key for entry in found]
-        last = keys[-1] if len(keys) > _PAGE else None
-        wanted = {key for key in keys if key != after}
-        for copy in self.copies:
-            key = copy.place.key
-            if copy.place.namespace == namespace and key > after and (last is None or key <= last):
-                wanted.add(key)
-        entries = [
-            Listed(file_name_of_key(key), inode_of((STATE, namespace, key)), _FILE_MODE)
-            for key in sorted(wanted)
-        ]
-        return Page(entries, last)
-
     # Reading and writing
-
-    def has(self, parent: Node, name: str) -> bool:
-        """Whether a namespace or a key has this name."""
-        try:
-            self.lookup(parent, name)
-        except FileNotFoundError:
-            return False
-        return True
-
-    def stored(self, node: Node) -> Attributes:
-        """Give the attributes of what is stored, whatever is being written."""
-        if not self._is_key(node):
-            return self.getattr(node)
-        place = self._place(node)
-        entry = self.keys.entry(place)
-        if entry is None:
-            refuse(errno.ENOENT)
-        return self._stored_file(place, entry)
-
-    def open_written(self, node: Node) -> Handle | None:
-        """Open the working copy for reading; None when nobody writes the key's file."""
-        copy = self.copies.find(self._place(node)) if self._is_key(node) else None
-        return None if copy is None else self.copies.reading(copy)
-
-    def has_writers(self, node: Node) -> bool:
-        """Whether somebody has the key's file open for writing."""
-        if not self.copies or not self._is_key(node):
-            return False
-        return self.copies.find(self._place(node)) is not None
 
     def open(self, node: Node, flags: int) -> Handle:
         """Pin the value's text for a reader, or join the working copy for a writer."""
@@ -239,14 +80,14 @@ class StateView(PlainView):
 
     def mkdir(self, parent: Node, name: str, mode: int, caller: Caller) -> Attributes:
         """Make a namespace."""
-        del mode, caller
         if parent != TOP:
             refuse(errno.EPERM, "a namespace holds keys, not folders")
         check_namespace(name)
         if self._has_namespace(name):
             refuse(errno.EEXIST)
-        self._store.make_namespace(name)
-        return self._folder((STATE, name))
+        owner = Owner(stat.S_IMODE(mode), caller.uid, caller.gid)
+        self._store.make_namespace(name, owner)
+        return self._folder((STATE, name), owner)
 
     def rmdir(self, parent: Node, name: str) -> None:
         """Remove an empty namespace."""
@@ -278,45 +119,56 @@ class StateView(PlainView):
         self, parent: Node, name: str, new_parent: Node, new_name: str, flags: int = 0
     ) -> None:
         """Rename a key in its namespace; over another key, it replaces that one's value."""
-        if flags & ~RENAME_NOREPLACE:
+        if flags not in {0, RENAME_NOREPLACE, RENAME_EXCHANGE}:
             refuse(errno.EINVAL)
-        if flags & RENAME_NOREPLACE and self.has(new_parent, new_name):
-            refuse(errno.EEXIST)
         if TOP in {parent, new_parent}:
             self.lookup(parent, name)
             refuse(errno.EPERM, "a namespace keeps its name")
         if parent != new_parent:
             refuse(errno.EXDEV)
         source, target = self._key_place(parent, name), self._key_place(new_parent, new_name)
+        if flags == RENAME_EXCHANGE:
+            self._exchange(source, target)
+            return
+        if flags == RENAME_NOREPLACE and self.has(new_parent, new_name):
+            refuse(errno.EEXIST)
         if source == target:
             return
+        replace = not flags
         copy = self.copies.find(source)
         if copy is None:
-            self.keys.rename(source, target)
+            self.keys.rename(source, target, replace=replace)
             gone = self.copies.find(target)
             if gone is not None:
                 self.copies.unlink(gone)
             return
         with copy.lock:
             if self.keys.entry(source) is not None:
-                self.keys.rename(source, target)
+                self.keys.rename(source, target, replace=replace)
             copy.place = target
             copy.base = self.keys.entry(target)
             self.copies.rekey(copy, target)
 
+    def _exchange(self, source: Place, target: Place) -> None:
+        """Let two keys have each other's names; what is not stored yet is stored before."""
+        for place in (source, target):
+            copy = self.copies.find(place)
+            if copy is not None:
+                copy.flush(lambda: False)
+        self.keys.exchange(source, target)
+
     # Attributes that keys do not have are taken and forgotten, so that `cp -p` and editors work.
 
     def setattr(self, node: Node, changes: Changes) -> Attributes:
-        """Truncate a key's file; owners, modes and times are not kept.
+        """Truncate a key's file, or change a namespace's owner and mode, which its keys have, too.
 
-        What sets the time to now (`touch`) lets the key live for its namespace's TTL again.
+        A key's own owner, mode and times are not kept. What sets its time to now (`touch`) lets it
+        live for its namespace's TTL again.
         """
+        if not self._is_key(node):
+            return self._own(node, changes)
         now_ns = self._store.clock.now_ns()
-        if (
-            changes.modified_ns is not None
-            and abs(changes.modified_ns - now_ns) < _NOW_NS
-            and self._is_key(node)
-        ):
+        if changes.modified_ns is not None and abs(changes.modified_ns - now_ns) < _NOW_NS:
             self.keys.touch(self._place(node))
         if changes.size is not None:
             handle = self.open(node, os.O_WRONLY)
@@ -326,6 +178,26 @@ class StateView(PlainView):
             finally:
                 handle.release()
         return self.getattr(node)
+
+    def _own(self, node: Node, changes: Changes) -> Attributes:
+        """Change a namespace's owner or mode; that of `state/` itself is the mount's."""
+        if changes.size is not None:
+            refuse(errno.EISDIR)
+        wanted = (changes.mode, changes.uid, changes.gid)
+        if wanted == (None, None, None):
+            return self.getattr(node)
+        if node == TOP:
+            refuse(errno.EPERM)
+
+        def changed(owner: Owner | None) -> Owner:
+            owner = owner or self._nobody
+            return Owner(
+                owner.mode if changes.mode is None else stat.S_IMODE(changes.mode),
+                owner.uid if changes.uid is None else changes.uid,
+                owner.gid if changes.gid is None else changes.gid,
+            )
+
+        return self._folder(node, self._store.own_namespace(self._namespace(node), changed))
 
     def xattrs(self, node: Node) -> dict[str, bytes]:
         """Give what is computed for a key."""

@@ -4,7 +4,10 @@
     all/              <tenant>/<workflow>/<artifact...>   whatever the tier       `folders.py`
     state/            <namespace>/<file name of a key>                            `state_view.py`
     pipelines/                                            (empty for now)         `control_view.py`
-    .kvstate/         stats.json, journal.jsonl                                   `control_view.py`
+    .kvstate/         stats.json, journal.jsonl, config.toml, metrics, health     `control_view.py`
+    .kvstate/history/ <namespace>/<file name of a key>/<revision>                 `history_view.py`
+    .kvstate/trash/   <tenant>/<workflow>/<artifact...>~<when>-<identity>         `trash_view.py`
+    .kvstate/meta/    a twin of each tree: JSON about each file                   `meta_view.py`
 
 The tree sends each operation to the part that has the node. It knows no FUSE and no paths; it
 raises the store's errors or `OSError`, and `errnos.py` says which number each of them is.
@@ -16,11 +19,14 @@ import errno
 import os
 from typing import TYPE_CHECKING
 
+from kvstate.errors import NotFound
 from kvstate.keyspace import ROOT_ID
 from kvstatefs.artifact_records import Version
 from kvstatefs.control_view import ControlView
 from kvstatefs.files import Files
 from kvstatefs.folders import FolderView
+from kvstatefs.history_view import HISTORY, HistoryView
+from kvstatefs.meta_view import META, MetaView
 from kvstatefs.nodes import (
     ALL,
     COLD,
@@ -35,12 +41,16 @@ from kvstatefs.nodes import (
     Changes,
     Handle,
     Node,
+    identity_of,
     node_number,
     refuse,
     tag_of,
 )
+from kvstatefs.operation_counts import OperationCounts
 from kvstatefs.presence import Presence
+from kvstatefs.room import Room
 from kvstatefs.state_view import TOP, StateView
+from kvstatefs.trash_view import TRASH, TrashView
 
 if TYPE_CHECKING:
     from kvstate.store import Store
@@ -67,6 +77,7 @@ class Tree:
         But for what is not ``lasting`` (`Attributes`): that may change at any time.
         """
         self._presence = Presence(store)
+        self._room = Room(store)
         self.files = Files(store, self.version, self._presence)
         self.state = StateView(store, self.version, self._presence)
         tiers = {HOT: 0, WARM: 1, COLD: 2, ALL: None}
@@ -77,13 +88,20 @@ class Tree:
             name: node_number(tag, ROOT_ID)
             for name, tag in (("hot", HOT), ("warm", WARM), ("cold", COLD), ("all", ALL))
         }
-        control = ControlView(store, {**parts, "state": TOP})
+        self.counts = OperationCounts()
+        """What adapters count of what they do: shown in `.kvstate/metrics`."""
+        self._trash = TrashView(self.files)
+        own: dict[str, Node] = {name: (name,) for name in (HISTORY, TRASH, META)}
+        control = ControlView(store, {**parts, "state": TOP}, own, self.counts)
         self._control = control
         self._views: dict[int | str, View] = {
             **self._folders,
             FILE: self.files,
             STATE: self.state,
             CONTROL: control,
+            HISTORY: HistoryView(store, self.state),
+            TRASH: self._trash,
+            META: MetaView(store, self, self.state.keys),
         }
 
     def _view(self, node: Node) -> View:
@@ -102,7 +120,7 @@ class Tree:
 
     def lookup(self, parent: Node, name: str) -> Attributes:
         """Give what has this name in this folder."""
-        if parent == ROOT:
+        if tag_of(parent) == CONTROL:
             child = self._control.child(parent, name)
             if child is not None:
                 return self.getattr(child)
@@ -130,9 +148,15 @@ class Tree:
         return view.stored(node) if isinstance(view, Files | StateView) else view.getattr(node)
 
     def statfs(self, node: Node = ROOT) -> os.statvfs_result:
-        """Give the truth about the room that there is for what is below a node."""
-        del node
-        return os.statvfs(self.store.path)
+        """Give the truth about the room there is: of a node's tier, within its quotas."""
+        if isinstance(node, tuple):
+            return self._room.of_namespace(node[1] if node[0] == STATE and len(node) > 1 else None)
+        tag, identity = tag_of(node), identity_of(node)
+        if tag == FILE:
+            return self._room.of_artifact(*self.files.tier_and_folder(node))
+        if tag in self._folders:
+            return self._room.of_artifact(self._folders[tag].tier or 0, identity)
+        return self._room.of_artifact(0, ROOT_ID)
 
     def lasting_absence(self, parent: Node) -> bool:
         """Whether a name that is absent in a folder stays so until something is committed."""
@@ -195,14 +219,26 @@ class Tree:
         target = self._folders.get(tag_of(new_parent))
         if source is not None and target is not None:
             source.move(parent, name, target, new_parent, new_name, flags)
+        elif view is self._trash and target is not None:
+            self._trash.bring_back(parent, name, target, new_parent, new_name, flags)
         elif view is self._view(new_parent):
             view.rename(parent, name, new_parent, new_name, flags)
         else:
             refuse(errno.EXDEV)
 
-    def setattr(self, node: Node, changes: Changes) -> Attributes:
-        """Change attributes or size."""
-        return self._changing(node).setattr(node, changes)
+    def setattr(self, node: Node, changes: Changes, handle: Handle | None = None) -> Attributes:
+        """Change attributes or size; of a file that is gone, for the one who has it open."""
+        view = self._changing(node)
+        if handle is None:
+            return view.setattr(node, changes)
+        if changes.size is not None:
+            handle.truncate(changes.size)
+            changes = changes._replace(size=None)
+        try:
+            return view.setattr(node, changes)
+        except (FileNotFoundError, NotFound):
+            handle.keep(changes)
+            return handle.attributes()
 
     def setxattr(self, node: Node, name: str, value: bytes | None, flags: int = 0) -> None:
         """Set an extended attribute, or remove it (None)."""

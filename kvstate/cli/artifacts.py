@@ -9,16 +9,9 @@ from typing import TYPE_CHECKING, BinaryIO, cast
 from kvstate.cli.doors import open_door
 from kvstate.cli.exits import DONE
 from kvstate.cli.meanings import age_or_moment, metadata_of
-from kvstate.cli.output import (
-    artifact_facts,
-    artifact_line,
-    print_json,
-    print_line,
-    print_table,
-    print_tree,
-    total_facts,
-)
+from kvstate.cli.output import artifact_line, print_json, print_line, print_table, print_tree
 from kvstate.errors import InvalidValue
+from kvstate.facts import artifact_facts, total_facts
 from kvstate.progress import Meter
 from kvstate.sizes import format_size, parse_size
 

@@ -6,15 +6,8 @@ from typing import TYPE_CHECKING
 
 from kvstate.cli.doors import open_door
 from kvstate.cli.exits import DONE, NOT_FOUND
-from kvstate.cli.output import (
-    artifact_facts,
-    complain,
-    facts_with_times,
-    moment_text,
-    print_json,
-    print_line,
-    printable,
-)
+from kvstate.cli.output import complain, print_json, print_line, printable
+from kvstate.facts import artifact_facts, facts_with_times, moment_text
 from kvstate.progress import Meter
 
 if TYPE_CHECKING:

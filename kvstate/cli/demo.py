@@ -8,17 +8,10 @@ from tempfile import TemporaryDirectory
 from typing import TYPE_CHECKING, Final
 
 from kvstate.cli.exits import DAMAGED, DONE, FAILED
-from kvstate.cli.output import (
-    artifact_facts,
-    artifact_line,
-    facts_with_times,
-    print_json,
-    print_line,
-    print_table,
-    printable,
-)
+from kvstate.cli.output import artifact_line, print_json, print_line, print_table, printable
 from kvstate.clock import SystemClock
 from kvstate.demo import Rotation, rotate
+from kvstate.facts import artifact_facts, facts_with_times
 from kvstate.sizes import format_size
 
 if TYPE_CHECKING:

@@ -8,9 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from kvstate.cli.doors import open_door
 from kvstate.cli.exits import DONE, NOT_FOUND
-from kvstate.cli.output import entry_facts, print_json, print_line, value_line
+from kvstate.cli.output import print_json, print_line, value_line
 from kvstate.durations import parse_duration
 from kvstate.errors import Conflict, InvalidValue, NotFound
+from kvstate.facts import entry_facts
 from kvstate.jsonview import from_json
 
 if TYPE_CHECKING:

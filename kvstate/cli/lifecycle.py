@@ -11,22 +11,15 @@ from typing import TYPE_CHECKING, Any, Final
 from kvstate.cli.doors import open_door
 from kvstate.cli.exits import CONFLICT, DONE, FAILED
 from kvstate.cli.meanings import age_or_moment
-from kvstate.cli.output import (
-    complain,
-    facts_with_times,
-    moment_text,
-    print_json,
-    print_line,
-    print_tree,
-    printable,
-)
-from kvstate.cli.toml import as_toml, spoken
+from kvstate.cli.output import complain, print_json, print_line, print_tree, printable
 from kvstate.clock import SECOND, time_to_ns
 from kvstate.durations import parse_duration
 from kvstate.errors import InvalidConfig, InvalidValue
+from kvstate.facts import facts_with_times, moment_text
 from kvstate.jsonview import from_json
 from kvstate.outcomes import Move, move_of
 from kvstate.progress import Meter
+from kvstate.toml import as_toml, spoken
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -11,9 +11,7 @@ from kvstate.audit import newest_events
 from kvstate.cli.doors import open_door
 from kvstate.cli.exits import DAMAGED, DONE, FAILED
 from kvstate.cli.output import (
-    event_facts,
     event_line,
-    facts_with_times,
     print_json,
     print_line,
     print_table,
@@ -22,6 +20,7 @@ from kvstate.cli.output import (
 )
 from kvstate.durations import parse_duration
 from kvstate.errors import InvalidValue
+from kvstate.facts import event_facts, facts_with_times
 from kvstate.jsonview import to_json
 from kvstate.sizes import format_size
 

@@ -8,18 +8,10 @@ from typing import TYPE_CHECKING, Any
 
 from kvstate.cli.doors import open_door
 from kvstate.cli.exits import DONE
-from kvstate.cli.output import (
-    entry_facts,
-    facts_with_times,
-    moment_text,
-    print_json,
-    print_line,
-    print_tree,
-    printable,
-    value_line,
-)
+from kvstate.cli.output import print_json, print_line, print_tree, printable, value_line
 from kvstate.durations import parse_duration
 from kvstate.errors import InvalidValue
+from kvstate.facts import entry_facts, facts_with_times, moment_text
 from kvstate.jsonview import from_json
 from kvstate.sizes import parse_size
 

@@ -5,9 +5,8 @@ from __future__ import annotations
 import sys
 from typing import TYPE_CHECKING
 
-from kvstate.clock import datetime_of
+from kvstate.facts import moment_text
 from kvstate.jsonview import to_json
-from kvstate.policy import TIERS
 
 if TYPE_CHECKING:
     from collections.abc import Mapping, Sequence
@@ -15,24 +14,16 @@ if TYPE_CHECKING:
     from kvstate.artifact_files import Artifact
     from kvstate.codec import Value
     from kvstate.journal import Event
-    from kvstate.state import Entry
-    from kvstate.tally import Totals
 
 __all__ = [
-    "artifact_facts",
     "artifact_line",
     "complain",
-    "entry_facts",
-    "event_facts",
     "event_line",
-    "facts_with_times",
-    "moment_text",
     "print_json",
     "print_line",
     "print_table",
     "print_tree",
     "printable",
-    "total_facts",
     "value_line",
 ]
 
@@ -73,50 +64,10 @@ def value_line(value: Value) -> str:
     return value if isinstance(value, str) else to_json(value)
 
 
-def moment_text(at_ns: int) -> str | None:
-    """Give a moment as ISO text in UTC; None for none."""
-    return datetime_of(at_ns).isoformat() if at_ns else None
-
-
-def facts_with_times(facts: Mapping[str, object]) -> dict[str, object]:
-    """Give the facts with each ``..._ns`` time as ISO text under the name without ``_ns``."""
-    return {
-        key.removesuffix("_ns"): moment_text(value)
-        if key.endswith("_ns") and isinstance(value, int)
-        else facts_with_times(value)
-        if isinstance(value, dict)
-        else value
-        for key, value in facts.items()
-    }
-
-
-def entry_facts(entry: Entry) -> dict[str, object]:
-    """Give an entry as a mapping for JSON."""
-    return {**facts_with_times(entry._asdict()), "value": entry.value}
-
-
-def artifact_facts(artifact: Artifact) -> dict[str, object]:
-    """Give an artifact as a mapping for JSON."""
-    return {**facts_with_times(artifact._asdict()), "metadata": artifact.metadata}
-
-
 def artifact_line(artifact: Artifact) -> str:
     """Give an artifact as one line for a person."""
     at = artifact.modified_at.strftime("%Y-%m-%d %H:%M")
     return printable(f"{artifact.tier:<4} {artifact.size:>12} {at} {artifact.name}")
-
-
-def total_facts(total: Totals) -> dict[str, object]:
-    """Give what a tenant, a workflow or the store holds as a mapping for JSON."""
-    tiers = {tier: getattr(total, tier)._asdict() for tier in TIERS}
-    counts = {"held": total.held, "failed": total.failed}
-    return {"artifacts": total.artifacts, "bytes": total.bytes, **tiers, **counts}
-
-
-def event_facts(event: Event) -> dict[str, object]:
-    """Give an event as a mapping for JSON."""
-    facts = facts_with_times(event._asdict())
-    return {**facts, "value": event.value, "previous": event.previous}
 
 
 def event_line(event: Event) -> str:

@@ -7,16 +7,10 @@ from typing import TYPE_CHECKING
 
 from kvstate.cli.doors import open_door
 from kvstate.cli.exits import DAMAGED, DONE, NOT_FOUND, code_of
-from kvstate.cli.output import (
-    artifact_facts,
-    artifact_line,
-    complain,
-    print_json,
-    print_line,
-    printable,
-)
+from kvstate.cli.output import artifact_line, complain, print_json, print_line, printable
 from kvstate.durations import parse_duration
 from kvstate.errors import InvalidValue, NotFound, StateError
+from kvstate.facts import artifact_facts
 from kvstate.policy import TIERS
 from kvstate.progress import Meter
 from kvstate.sizes import format_size

@@ -9,8 +9,8 @@ from kvstate.cli.arguments import parser
 from kvstate.cli.doors import store_path
 from kvstate.cli.exits import DONE
 from kvstate.cli.output import print_json, print_line
-from kvstate.cli.toml import as_toml, spoken, toml_value
 from kvstate.config import load
+from kvstate.toml import as_toml, spoken, toml_value
 
 if TYPE_CHECKING:
     from argparse import Namespace

@@ -7,8 +7,9 @@ from typing import TYPE_CHECKING
 
 from kvstate.cli.doors import open_door
 from kvstate.cli.exits import DAMAGED, DONE, NOT_FOUND
-from kvstate.cli.output import complain, facts_with_times, print_json, print_line, printable
+from kvstate.cli.output import complain, print_json, print_line, printable
 from kvstate.errors import InvalidValue, NotFound, StateError
+from kvstate.facts import facts_with_times
 from kvstate.progress import Meter
 from kvstate.sizes import format_size, parse_size
 

@@ -95,7 +95,11 @@ class Engine(Protocol):
         ...
 
     def stats(self) -> dict[str, int]:
-        """Give what the engine knows of its size: bytes used, bytes at most, readers."""
+        """Give what the engine knows of its size: bytes used, free and at most, readers."""
+        ...
+
+    def failure(self) -> str:
+        """Give why the store has to be opened again (it failed, or was moved); empty if not."""
         ...
 
     def close(self) -> None:

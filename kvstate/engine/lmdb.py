@@ -49,6 +49,7 @@ T = TypeVar("T")
 
 _LOCK_FILE_BYTES = 256  # LMDB's lock file: header and, for each reader, one line of 64 bytes
 _READER_BYTES = 64
+_META_PAGES = 2
 _SPARE_TRANSACTIONS = 16
 _SETTLE_SECONDS = 0.002
 _POLL_SECONDS = 0.05
@@ -116,6 +117,7 @@ class _Environment:
     def __init__(self, path: Path, env: lmdb.Environment) -> None:
         self.path = path
         self.env = env
+        self.identity = _identity(path / "data.mdb")
         self.users = 1
         self.failed: str | None = None
         self._commits = 0
@@ -203,7 +205,7 @@ class LmdbEngine:
         `NotFound` when there is none and ``create`` is off; `Incompatible` for one of another LMDB
         version or machine; `Denied` when its files may not be written; `Full` without room.
         """
-        self._data = path / "data.mdb"
+        self._data = path.absolute() / "data.mdb"
         self._path = path
         self._shared = _acquire(path, map_bytes, readers_max, read_only=read_only, create=create)
         self._env = self._shared.env
@@ -270,13 +272,27 @@ class LmdbEngine:
         return watch
 
     def stats(self) -> dict[str, int]:
-        info = self._info()
+        info, shape = self._info(), self._env.stat()
+        pages = info["last_pgno"] + 1
+        filled = shape["branch_pages"] + shape["leaf_pages"] + shape["overflow_pages"]
         return {
-            "used_bytes": (info["last_pgno"] + 1) * self._env.stat()["psize"],
+            "used_bytes": pages * shape["psize"],
+            # With the few pages on which LMDB notes which are free.
+            "free_bytes": max(0, pages - _META_PAGES - filled) * shape["psize"],
+            "page_bytes": shape["psize"],
             "map_bytes": info["map_size"],
             "readers": info["num_readers"],
             "readers_max": info["max_readers"],
         }
+
+    def failure(self) -> str:
+        if self._shared.failed:
+            return f"a commit failed ({self._shared.failed}): open it again"
+        try:
+            moved = _identity(self._data) != self._shared.identity
+        except OSError as error:
+            return f"its records are not where they were ({error.strerror}): was it moved?"
+        return "another store lies where it was: open it again" if moved else ""
 
     def close(self) -> None:
         if self._closed:

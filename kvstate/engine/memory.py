@@ -127,7 +127,11 @@ class MemoryEngine:
     def stats(self) -> dict[str, int]:
         with self._changed:
             used = sum(len(key) + len(value) for key, value in self._pairs.items())
-            return {"used_bytes": used, "map_bytes": 0, "readers": 0, "readers_max": 0}
+            sizes = ("free_bytes", "page_bytes", "map_bytes", "readers", "readers_max")
+            return {"used_bytes": used, **dict.fromkeys(sizes, 0)}
+
+    def failure(self) -> str:
+        return ""
 
     def close(self) -> None:
         with self._changed:

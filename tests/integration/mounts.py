@@ -104,8 +104,21 @@ class MountProcess:
             return list(store.check(verify=True).problems)
 
 
-def run(*command, cwd=None, code=0, environ=None):
-    """Run a tool; give what it said."""
+def mounted_in(folder, adapter):
+    """Mount a store in a folder for a fixture; check it to the last byte afterwards."""
+    folder.mkdir(exist_ok=True)
+    process = MountProcess(folder, adapter)
+    try:
+        process.start()
+        yield process
+    finally:
+        process.end()
+    problems = process.problems()
+    assert problems == [], problems
+
+
+def run(*command, cwd=None, code=0, errors=False, environ=None):
+    """Run a tool; give what it said, or (``errors``) the text of what it complained about."""
     done = subprocess.run(
         [str(word) for word in command],
         cwd=cwd,
@@ -115,7 +128,7 @@ def run(*command, cwd=None, code=0, environ=None):
         env={**os.environ, "LC_ALL": "C.UTF-8", **(environ or {})},
     )
     assert done.returncode == code, (command, done.stdout[-2000:], done.stderr[-2000:])
-    return done.stdout
+    return done.stderr.decode() if errors else done.stdout
 
 
 def shell(text, cwd=None, code=0, environ=None):

@@ -10,11 +10,11 @@ from contextlib import contextmanager
 
 import pytest
 
-from kvstate.cli.toml import as_toml
 from kvstate.demo import rotate
 from kvstate.keyspace import ROOT_ID
 from kvstate.store import open_store
 from kvstate.tally import totals_record
+from kvstate.toml import as_toml
 from kvstated.server import serving
 from tests.harness import ManualClock
 from tests.integration.lines import Line

@@ -282,9 +282,20 @@ class TestAttributes:
     def test_what_is_computed_cannot_be_set(self, workflow):
         (workflow / "f").write_bytes(b"x")
 
-        for name in ("hold", "due", "sha256"):
+        for name in ("digest", "due", "sha256"):
             with Answered(errno.ENOTSUP):
                 os.setxattr(workflow / "f", f"user.kvstate.{name}", b"x")
+
+    def test_tier_and_holds_can_be_set(self, workflow):
+        (workflow / "f").write_bytes(b"x")
+
+        os.setxattr(workflow / "f", "user.kvstate.hold", b"audit: by hand")
+        with Answered(errno.EPERM):
+            (workflow / "f").unlink()
+        os.removexattr(workflow / "f", "user.kvstate.hold")
+        os.setxattr(workflow / "f", "user.kvstate.tier", b"warm")
+
+        assert os.getxattr(workflow / "f", "user.kvstate.tier") == b"warm"
 
 
 def test_reading_counts_as_an_access_and_looking_does_not(tmp_path, adapter):

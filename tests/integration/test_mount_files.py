@@ -9,9 +9,11 @@ import mmap
 import os
 import sqlite3
 import stat
+import subprocess
 import sys
 import tempfile
 import threading
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import pytest
@@ -20,6 +22,14 @@ from tests.harness import within
 from tests.integration.mounts import run, shell
 
 pytestmark = pytest.mark.fuse
+
+OVERWRITING = """
+import sys
+for _ in range(10):
+    for letter in range(20):
+        with open(sys.argv[1], "wb") as file:
+            file.write(bytes([letter]) * (1000 + 500 * letter))
+"""
 
 
 @pytest.fixture(scope="module")
@@ -67,15 +77,59 @@ def answered(*numbers):
     assert errno.errorcode[caught.value.errno] in {errno.errorcode[number] for number in numbers}
 
 
+def elsewhere(function):
+    """Call it in another thread: who writes a file sees what it writes, others do not."""
+    with ThreadPoolExecutor(1) as pool:
+        return pool.submit(function).result()
+
+
 class TestOpenFiles:
+    def test_who_writes_a_file_reads_what_it_has_written(self, workflow):
+        (workflow / "f").write_bytes(b"old")
+        with opened(workflow / "f", os.O_WRONLY | os.O_APPEND) as fd:
+            os.write(fd, b" and new")
+            during = (workflow / "f").read_bytes()
+        with opened(workflow / "new", os.O_WRONLY | os.O_CREAT) as fd:
+            os.write(fd, b"text")
+            made = (workflow / "new").read_bytes()
+
+        assert (during, made) == (b"old and new", b"text")
+        assert (workflow / "f").read_bytes() == b"old and new"
+
+    def test_room_is_reserved_and_holes_are_punched(self, workflow):
+        data = os.urandom(300_000)
+        (workflow / "f").write_bytes(data)
+        run("fallocate", "--punch-hole", "-o", 65536, "-l", 131072, workflow / "f")
+        punched = (workflow / "f").read_bytes()
+        run("fallocate", "-l", 400_000, workflow / "f")
+
+        assert punched == data[:65536] + bytes(131072) + data[196608:]
+        assert (workflow / "f").read_bytes() == punched + bytes(100_000)
+        assert "not supported" in run(
+            "fallocate", "--collapse-range", "-l", 4096, workflow / "f", code=1, errors=True
+        )
+
     def test_other_readers_see_the_old_content_until_close(self, workflow):
         (workflow / "f").write_bytes(b"old")
+        other = subprocess.Popen(  # before the file is open: what it inherited it would close
+            ["sh", "-c", "read go && cat f"],
+            cwd=workflow,
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+        )
         with opened(workflow / "f", os.O_WRONLY | os.O_TRUNC) as fd:
             os.write(fd, b"new and longer")
-            during = (workflow / "f").read_bytes()
+            during, _ = other.communicate(b"go\n", timeout=30)
 
         assert during == b"old"
         assert (workflow / "f").read_bytes() == b"new and longer"
+
+    def test_an_emptied_file_is_stored_although_the_same_process_reads_it(self, workflow):
+        (workflow / "f").write_bytes(b"old")
+        with opened(workflow / "f"), opened(workflow / "f", os.O_WRONLY | os.O_TRUNC):
+            pass
+
+        assert (workflow / "f").read_bytes() == b""
 
     def test_fsync_stores_before_close(self, workflow, process):
         with opened(workflow / "f", os.O_WRONLY | os.O_CREAT) as fd:
@@ -98,6 +152,17 @@ class TestOpenFiles:
             assert os.pread(fd, 100, 0) == b"abcde"
             assert list(workflow.iterdir()) == []
             workflow.rmdir()
+
+    def test_mode_and_times_of_a_file_without_a_name_are_kept_while_it_is_open(self, workflow):
+        (workflow / "f").write_bytes(b"text")
+        with opened(workflow / "f", os.O_RDWR) as fd:
+            (workflow / "f").unlink()
+            os.fchmod(fd, 0o600)
+            os.utime(fd, ns=(10**18, 2 * 10**18))
+
+            found = os.fstat(fd)
+            assert stat.S_IMODE(found.st_mode) == 0o600
+            assert (found.st_atime_ns, found.st_mtime_ns) == (10**18, 2 * 10**18)
 
     def test_a_reader_of_an_unlinked_file_reads_on(self, workflow):
         data = os.urandom(300_000)
@@ -242,9 +307,7 @@ class TestSeveralAtOnce:
         readers = [threading.Thread(target=read) for _ in range(3)]
         for reader in readers:
             reader.start()
-        for _ in range(10):
-            for version in versions:
-                (workflow / "f").write_bytes(version)
+        run(sys.executable, "-c", OVERWRITING, workflow / "f")  # a process reads what it writes
         over.set()
         for reader in readers:
             reader.join()
@@ -408,7 +471,7 @@ class TestRefusals:
     def test_computed_attributes_and_foreign_ones(self, workflow):
         (workflow / "f").write_bytes(b"x")
         with answered(errno.ENOTSUP):
-            os.setxattr(workflow / "f", "user.kvstate.tier", b"cold")
+            os.setxattr(workflow / "f", "user.kvstate.digest", b"x")
         with answered(errno.ENOTSUP):
             os.setxattr(workflow / "f", "trusted.x", b"x")
         with answered(errno.ENODATA):

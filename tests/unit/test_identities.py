@@ -82,7 +82,7 @@ class TestFiles:
     def test_a_node_leads_to_what_another_process_made_under_its_name_first(self, store):
         walker = Walker(store)
         walker.folders("hot/acme/weekly")
-        handle = walker.create("hot/acme/weekly/a")
+        handle = walker.create("hot/acme/weekly/a", os.O_WRONLY | os.O_CREAT)
         made = walker.node("hot/acme/weekly/a")
         store.artifacts.put("acme/weekly/a", b"theirs", metadata={"kept": True})
         handle.write(0, b"ours")

@@ -41,6 +41,9 @@ LAYERS = (
         "kvstate.version",
         "kvstate.structs",
         "kvstate.pacing",
+        "kvstate.process",
+        "kvstate.asking",
+        "kvstate.sparse",
     },
     {"kvstate.policy"},
     {
@@ -59,6 +62,8 @@ LAYERS = (
         "kvstate.identities",
         "kvstate.journal",
         "kvstate.config",
+        "kvstate.config_text",
+        "kvstate.toml",
         "kvstate.tier_folders",
         "kvstate.tier_access",
         "kvstate.tier_places",
@@ -77,7 +82,15 @@ LAYERS = (
     {"kvstate.key_past", "kvstate.key_reading", "kvstate.namespace"},
     {"kvstate.transaction", "kvstate.locks"},
     {"kvstate.nodes", "kvstate.tally", "kvstate.policy_record"},
-    {"kvstate.folders", "kvstate.filing", "kvstate.catalog", "kvstate.moving", "kvstate.reads"},
+    {
+        "kvstate.folders",
+        "kvstate.filing",
+        "kvstate.trashing",
+        "kvstate.renaming",
+        "kvstate.catalog",
+        "kvstate.moving",
+        "kvstate.reads",
+    },
     {
         "kvstate.artifact_files",
         "kvstate.artifact_reading",
@@ -94,9 +107,10 @@ LAYERS = (
         "kvstate.outcomes",
         "kvstate.repair",
         "kvstate.audit",
+        "kvstate.facts",
     },
     {"kvstate.store"},
-    {"kvstate.operations", "kvstate.wire"},
+    {"kvstate.operations", "kvstate.wire", "kvstate.health", "kvstate.metrics"},
     {
         "kvstate.client",
         "kvstate.transfer",
@@ -114,7 +128,11 @@ LAYERS = (
 PYTHON = sys.stdlib_module_names | {"compression", "typing_extensions"}
 ONE_DOOR = ("cbor2", "xxhash")  # one file is the door of both
 # Where a distribution's name is not what it is imported as.
-IMPORT_NAMES = {"fusepy": "fuse", "jsonschema-rs": "jsonschema_rs"}
+IMPORT_NAMES = {
+    "fusepy": "fuse",
+    "jsonschema-rs": "jsonschema_rs",
+    "prometheus-client": "prometheus_client",
+}
 
 
 class Import(NamedTuple):

@@ -27,8 +27,8 @@ from kvstatefs import mountpoint
 from kvstatefs.descriptors import has_open
 from kvstatefs.errnos import errno_of
 from kvstatefs.kernel_cache import KernelCache
-from kvstatefs.nodes import Attributes
-from kvstatefs.open_nodes import OpenNodes, packed_attributes
+from kvstatefs.nodes import Attributes, Changes
+from kvstatefs.open_nodes import OpenNodes, packed_attributes, requested_changes
 from kvstatefs.options import parse_options
 from kvstatefs.paths import Paths
 from kvstatefs.session import Session, packed_open_flags
@@ -238,6 +238,37 @@ class TestSession:
         assert body == struct.pack("=QII", 77, 1 | 2 | 32, 0)
         assert session.open_nodes.handle_of(5) == 77
 
+    def failed(self, session, code, asker):
+        session._turn.code, session._turn.asker = code, asker
+        answer = struct.pack("=IiQ", 16, -errno.ENOENT, 1)
+        buffer = ctypes.create_string_buffer(answer, len(answer))
+        return struct.unpack("=IiQ", session._failed(ctypes.addressof(buffer), 16))[1]
+
+    def test_who_lost_a_name_is_told_to_look_again_and_waited_for(self):
+        session = Session(None, lambda _: None, lambda _: False)
+
+        told = self.failed(session, self.OPEN, 100)
+        waited_for = set(session._lost)
+        session._has_found()
+
+        assert (told, waited_for, session._lost) == (-errno.ESTALE, {100}, set())
+
+    def test_who_learns_that_it_is_gone_is_not_waited_for(self):
+        session = Session(None, lambda _: None, lambda _: False)
+        self.failed(session, self.OPEN, 100)
+
+        told = self.failed(session, 1, 100)
+
+        assert (told, session._lost) == (-errno.ENOENT, set())
+
+    def test_who_does_not_come_back_is_waited_for_once(self):
+        session = Session(None, lambda _: None, lambda _: False)
+        self.failed(session, self.OPEN, 100)
+
+        session._let_find()
+
+        assert session._lost == set()
+
     def test_a_value_as_long_as_the_answer_to_a_create_is_left_as_it_is(self):
         _, body = self.answered(22, bytes(128) + struct.pack("=QII", 77, 0, 0))
 
@@ -346,6 +377,34 @@ class TestLayouts:
         assert len(data) == 16 + 88
         assert struct.unpack_from("=QQQ", data, 16) == (8, 1000, 2)
         assert struct.unpack_from("=IIII", data, 16 + 60) == (0o100644, 0, 1, 2)
+
+
+class TestRequestedChanges:
+    def request(self, valid, **given):
+        fields = (
+            dict.fromkeys(("atime", "mtime", "atimensec", "mtimensec", "mode", "uid", "gid"), 0)
+            | given
+        )
+        body = struct.pack("=IIQQQ", valid, 0, 0, 0, 0)
+        body += struct.pack("=QQQ", fields["atime"], fields["mtime"], 0)
+        body += struct.pack("=III", fields["atimensec"], fields["mtimensec"], 0)
+        body += struct.pack("=IIIII", fields["mode"], 0, fields["uid"], fields["gid"], 0)
+        assert len(body) == 88  # struct fuse_setattr_in
+        return bytes(40) + body
+
+    def test_only_what_is_valid_is_asked_for(self):
+        given = {"mode": 0o100600, "uid": 5, "gid": 6, "atime": 7, "mtime": 8, "mtimensec": 9}
+
+        assert requested_changes(self.request(0, **given), 1) == Changes()
+        assert requested_changes(self.request(1 | 2 | 4, **given), 1) == Changes(0o100600, 5, 6)
+        assert requested_changes(self.request(16, **given), 1) == Changes(accessed_ns=7 * 10**9)
+        modified = Changes(modified_ns=8 * 10**9 + 9)
+        assert requested_changes(self.request(32, **given), 1) == modified
+
+    def test_now_is_what_the_clock_says(self):
+        now = Changes(accessed_ns=77, modified_ns=77)
+
+        assert requested_changes(self.request(16 | 32 | 128 | 256), 77) == now
 
 
 class TestOpenNodes:

@@ -386,7 +386,7 @@ class TestAttributes:
         assert walker.tree.xattrs(walker.node("hot/acme/weekly/a"))["user.colour"] == b"blue"
 
     @pytest.mark.parametrize(
-        "name", ["user.kvstate.tier", "user.kvstate.new", "trusted.x", "user."]
+        "name", ["user.kvstate.digest", "user.kvstate.new", "trusted.x", "user."]
     )
     def test_computed_and_foreign_attributes_cannot_be_set(self, walker, name):
         walker.write("hot/acme/weekly/a", b"text")

@@ -8,6 +8,8 @@ import os
 
 import pytest
 
+from kvstate.config import load
+from kvstate.errors import Unavailable
 from kvstate.settings import StoreSettings
 from tests.unit.walker import Walker, refused
 
@@ -99,10 +101,137 @@ class TestATrimmedJournal:
             handle.read(0, 100)
 
 
-@pytest.mark.parametrize("name", ["stats.json", "journal.jsonl"])
+class TestFollowingTheJournal:
+    @pytest.fixture
+    def handle(self, walker):
+        return walker.open(".kvstate/journal.jsonl")
+
+    def end_of(self, handle):
+        return len(handle.read(0, 1 << 20))
+
+    def test_the_first_read_at_the_end_is_told_so_and_the_next_may_wait(self, handle):
+        end = self.end_of(handle)
+
+        assert handle.waits
+        assert [handle.blocks(end) for _ in range(3)] == [False, True, True]
+
+    def test_a_read_before_the_end_never_waits(self, handle):
+        end = self.end_of(handle)
+
+        assert [handle.blocks(offset) for offset in (0, 0, end - 1, end - 1)] == [False] * 4
+        assert not handle.at_end(end - 1)
+
+    def test_there_is_nothing_to_wait_for_once_there_is_more(self, handle, store):
+        end = self.end_of(handle)
+        assert [handle.blocks(end), handle.blocks(end)] == [False, True]
+
+        store.namespace("prs").set("later", 1)
+
+        assert not handle.at_end(end)
+        assert not handle.blocks(end)
+        new_end = self.end_of(handle)
+        assert [handle.blocks(new_end), handle.blocks(new_end)] == [False, True]
+
+
+def test_the_configuration_is_one_that_the_store_would_accept(walker, store, tmp_path):
+    store.lifecycle.configure(hot_days=2, tenants={"acme": {"cold_days": 400}})
+    (tmp_path / "kvstate.toml").write_bytes(walker.read(".kvstate/config.toml"))
+
+    found = load(None, tmp_path / "kvstate.toml", {}).store_settings()
+
+    assert (found.hot_days, found.warm_days) == (2, 30)
+    assert found.rules["tenants"] == {"acme": {"cold_days": 400}}
+    assert found.tiers == store.settings.tiers
+
+
+def test_the_health_is_json(walker, store):
+    found = json.loads(walker.read(".kvstate/health"))
+
+    assert (found["status"], found["problems"]) == ("ok", [])
+
+
+def test_the_metrics_count_what_the_mount_did(walker, store):
+    walker.tree.counts.did("read")
+    walker.tree.counts.done["read"] += 1
+    walker.tree.counts.failed("lookup", errno.ENOENT)
+
+    found = walker.read(".kvstate/metrics").decode().splitlines()
+
+    assert 'kvstate_mount_operations_total{operation="read"} 2.0' in found
+    assert 'kvstate_mount_errors_total{errno="ENOENT",operation="lookup"} 1.0' in found
+
+
+def test_a_store_that_does_not_answer_still_has_its_health(walker, store, monkeypatch):
+    def gone():
+        raise Unavailable("store", "its disk is gone")
+
+    monkeypatch.setattr(store, "stats", gone)
+
+    assert json.loads(walker.read(".kvstate/health"))["status"] == "failed"
+    assert b'kvstate_health{status="failed"} 1.0' in walker.read(".kvstate/metrics")
+
+
+FILES = ["config.toml", "health", "journal.jsonl", "metrics", "stats.json"]
+
+
+def test_the_folder_lists_its_files_and_folders(walker):
+    assert walker.names(".kvstate") == sorted([*FILES, "history", "meta", "trash"])
+    for listed in (each for _, each in walker.tree.listing(walker.node(".kvstate")).entries()):
+        found = walker.stat(f".kvstate/{listed.name}")
+        assert (listed.inode, listed.mode) == (found.inode, found.mode)
+
+
+@pytest.mark.parametrize("name", FILES)
+def test_the_size_is_what_a_read_gives_right_after(walker, store, name):
+    for number in range(10):
+        size = walker.stat(f".kvstate/{name}").size
+        if name != "journal.jsonl":
+            store.namespace("prs").set(f"key{number}", "x" * number)
+        handle = walker.open(f".kvstate/{name}")
+        assert len(handle.read(0, 1 << 20)) == size == handle.attributes().size
+        assert handle.content is None
+
+
+@pytest.mark.parametrize("name", FILES)
 def test_they_cannot_be_written(walker, name):
-    with pytest.raises(PermissionError):
+    with refused(errno.EACCES):
         walker.open(f".kvstate/{name}", os.O_WRONLY)
+    with refused(errno.EACCES):
+        walker.open(f".kvstate/{name}", os.O_RDONLY | os.O_TRUNC)
+    with refused(errno.EACCES):
+        walker.set(f".kvstate/{name}", size=0)
+    with refused(errno.EBADF):
+        walker.open(f".kvstate/{name}").write(0, b"x")
+    with refused(errno.EPERM):
+        walker.set(f".kvstate/{name}", mode=0o777)
+    with refused(errno.ENOTSUP):
+        walker.tree.setxattr(walker.node(f".kvstate/{name}"), "user.kvstate.ttl", b"1")
+    with refused(errno.EPERM):
+        walker.tree.setxattr(walker.node(f".kvstate/{name}"), "user.own", b"1")
+    with refused(errno.EPERM):
+        walker.unlink(f".kvstate/{name}")
+    with refused(errno.EPERM):
+        walker.rename(f".kvstate/{name}", ".kvstate/other")
+
+
+@pytest.mark.parametrize("folder", ["", "history", "meta", "meta/all", "trash"])
+def test_nothing_can_be_made_there(walker, folder):
+    place = f".kvstate/{folder}/new".replace("//", "/")
+    with refused(errno.EPERM):
+        walker.mkdir(place)
+    with refused(errno.EPERM):
+        walker.create(place)
+    with refused(errno.EPERM):
+        walker.symlink("target", place)
+    with refused(errno.ENOENT):
+        walker.stat(place)
+    with refused(errno.ENAMETOOLONG):
+        walker.stat(place + "x" * 255)
+
+
+def test_only_who_mounted_it_may_read_every_value(walker):
+    assert walker.stat(".kvstate/journal.jsonl").mode & 0o777 == 0o400
+    assert walker.stat(".kvstate/metrics").mode & 0o777 == 0o444
 
 
 def test_the_disk_is_the_one_below_the_store(walker, store):

@@ -2,12 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import os
 
 import pytest
 
 from kvstate.settings import StoreSettings
-from tests.unit.walker import Walker
+from tests.unit.walker import Walker, refused
 
 LARGE = os.urandom(200_000)
 OTHER = os.urandom(250_000)
@@ -84,6 +85,17 @@ class TestTiers:
         handle.release()
 
 
+def test_what_was_large_and_is_cut_to_nothing_leaves_no_file(walker, store, tmp_path):
+    handle = walker.create(PATH)
+    handle.write(0, LARGE)
+    handle.truncate(0)
+    handle.flush()
+    handle.release()
+
+    assert store.artifacts.get(NAME) == b""
+    assert [each for each in (tmp_path / "store/tiers").glob("*/??/*") if each.is_file()] == []
+
+
 class TestContentThatWasStoredBefore:
     def test_content_that_another_deleted_is_stored_anew(self, walker, store):
         walker.write(PATH, LARGE)
@@ -145,6 +157,28 @@ class TestContentThatWasStoredBefore:
 
         assert store.artifacts.get(NAME) == OTHER
         store.blobs.acquit(blob)
+
+
+def test_a_file_that_was_to_be_new_does_not_replace_one_that_another_made_meanwhile(walker, store):
+    handle = walker.create(PATH, os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+    handle.write(0, b"ours")
+    store.artifacts.put(NAME, b"theirs")
+
+    with refused(errno.EEXIST):
+        handle.flush()
+    handle.release()
+
+    assert walker.read(PATH) == b"theirs"
+
+
+def test_what_is_damaged_can_be_overwritten(walker, store):
+    walker.write(PATH, LARGE)
+    blob = store.catalog.walk_path(tuple(NAME.split("/"))).blob
+    store.blobs.quarantine(blob, "for the test")
+
+    walker.write(PATH, OTHER)
+
+    assert walker.read(PATH) == OTHER
 
 
 def test_small_content_keeps_to_the_records_in_every_tier(tmp_path, open_checked):

@@ -11,6 +11,7 @@ from decimal import Decimal
 import pytest
 
 from kvstate.errors import InvalidName, InvalidValue
+from kvstatefs.nodes import Caller
 from tests.unit.walker import Walker, refused
 
 
@@ -293,3 +294,73 @@ class TestMakingAndRemoving:
     def test_an_exclusive_create_of_a_key_is_refused(self, walker, prs):
         with pytest.raises(FileExistsError):
             walker.create("state/prs/9fceb02", os.O_WRONLY | os.O_CREAT | os.O_EXCL)
+
+
+class TestOwners:
+    def test_who_makes_a_namespace_owns_it(self, walker):
+        walker.tree.mkdir(walker.node("state"), "mine", 0o40750, Caller(7, 8))
+
+        found = walker.stat("state/mine")
+
+        assert (found.mode, found.uid, found.gid) == (0o40750, 7, 8)
+
+    def test_its_keys_have_its_owner_and_its_mode_without_execution(self, walker, store):
+        walker.tree.mkdir(walker.node("state"), "mine", 0o1770, Caller(7, 8))
+        store.namespace("mine").set("one", 1)
+
+        found = walker.stat("state/mine/one")
+
+        assert (found.mode, found.uid, found.gid) == (0o100660, 7, 8)
+
+    def test_mode_and_owner_of_a_namespace_can_be_changed_and_are_kept(self, walker, store):
+        store.namespace("prs").set("one", 1)
+        walker.set("state/prs", mode=0o40700)
+        walker.set("state/prs", uid=5)
+        walker.set("state/prs", gid=6)
+
+        store.configure("prs", history=3)
+
+        for found in (walker.stat("state/prs"), Walker(store).stat("state/prs")):
+            assert (found.mode, found.uid, found.gid) == (0o40700, 5, 6)
+        assert walker.stat("state/prs/one").mode == 0o100600
+
+    def test_a_change_of_owner_is_one_that_everybody_hears_of(self, walker, store):
+        store.namespace("prs").set("one", 1)
+        before = store.revision()
+        walker.set("state/prs", mode=0o700)
+        walker.set("state/prs", mode=0o700)
+
+        events = list(store.journal(before))
+
+        assert [(event.kind, event.scope, event.why) for event in events] == [
+            ("configure", "prs", "owner and mode")
+        ]
+
+    def test_a_namespace_that_nobody_owns_is_the_mounts(self, walker, store):
+        store.namespace("prs").set("one", 1)
+
+        found = walker.stat("state/prs")
+
+        assert (found.mode, found.uid, found.gid) == (0o40755, os.getuid(), os.getgid())
+
+    def test_the_folder_of_the_namespaces_stays_as_it_is(self, walker):
+        with refused(errno.EPERM):
+            walker.set("state", mode=0o700)
+        with refused(errno.EISDIR):
+            walker.set("state", size=0)
+
+    def test_a_keys_own_mode_and_owner_are_forgotten(self, walker, store):
+        store.namespace("prs").set("one", 1)
+        walker.set("state/prs/one", mode=0o600, uid=9)
+
+        assert walker.stat("state/prs/one").mode == 0o100644
+
+
+def test_a_key_that_expires_says_when(walker, store, clock):
+    store.namespace("prs").set("short", 1, ttl=60)
+    store.namespace("prs").set("long", 1)
+
+    short, long = walker.stat("state/prs/short"), walker.stat("state/prs/long")
+
+    assert (short.until_ns, short.lasting) == (clock.now_ns() + 60 * 10**9, True)
+    assert (long.until_ns, long.lasting) == (0, True)

@@ -13,10 +13,10 @@ from kvstatefs.kernel.wire import RESENT, Malformed, attributes_answer, attribut
 from kvstatefs.nodes import RENAME_EXCHANGE, Attributes, Caller, Changes, refuse
 
 if TYPE_CHECKING:
+    from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.looking import Looking
     from kvstatefs.kernel.mounted import Asker, Mounted
     from kvstatefs.kernel.opening import Opening
-    from kvstatefs.kernel.table import Known
 
 __all__ = ["Changing"]
 
@@ -55,7 +55,7 @@ class Changing:
         position: int,
         opened: bytes = b"",
     ) -> None:
-        known = self._table.take(found)
+        known = self._table.tell(found, parent, name)
         self._answer_made(unique, parent, name, known, found, position, opened)
 
     def _answer_made(
@@ -69,7 +69,6 @@ class Changing:
         opened: bytes,
     ) -> None:
         known.unlinked = False
-        self._table.named(known, parent, name)
         if not self._mounted.answer(unique, self._mounted.entry(known, found) + opened):
             self._table.forget(known.number, 1)
         self._feed.behind(position, parent, (name,))
@@ -128,11 +127,11 @@ class Changing:
         found, handle = self._tree.create(parent.node, name, flags, mode, caller)
         if handle.content is not None:  # another process has made it meanwhile
             handle.release()
-            known = self._table.take(found)
+            known = self._table.tell(found, parent, name)
             opened = self._opening.open(known.number, flags, asker)
         else:
-            known = self._table.take(found)
-            opened = self._opening.created(known, handle, flags, asker)
+            known = self._table.tell(found, parent, name)
+            opened = self._opening.writers.created(known, handle, flags, asker)
         self._answer_made(unique, parent, name, known, found, position, opened)
 
     # Removing and renaming
@@ -165,11 +164,16 @@ class Changing:
         """Take note that the kernel knows that a name is gone."""
         with self._table.lock:
             known = (parent.children or {}).get(name)
-            if known is not None:
-                known.unlinked = True
             self._table.untell(parent, name)
         if known is not None:
-            self._opening.stale(known)
+            self._unlinked(known)
+
+    def _unlinked(self, known: Known) -> None:
+        """Take note that a file, whichever of its contents is open, has no name any more."""
+        with self._table.lock:
+            for each in self._table.of(known.node):
+                each.unlinked = True
+        self._opening.stale(known)
 
     def rename(self, unique: int, number: int, data: bytearray, size: int, asker: Asker) -> None:
         """Answer RENAME."""
@@ -201,9 +205,8 @@ class Changing:
             elif (parent, name) != (new_parent, new_name):
                 replaced = (new_parent.children or {}).get(new_name)
                 moved = (parent.children or {}).get(name)
-                if replaced is not None and replaced is not moved:
-                    replaced.unlinked = True
-                    self._opening.stale(replaced)
+                if replaced is not None and (moved is None or replaced.node != moved.node):
+                    self._unlinked(replaced)
                 self._table.renamed(parent, name, new_parent, new_name)
         self._mounted.answer(unique, b"")
         self._feed.behind(position, parent, (name,))
@@ -255,7 +258,11 @@ class Changing:
         except Exception as error:
             if errno_of(error) != errno.ENOENT or not known.handles:
                 raise
-            return  # removed, and still open: nobody will see it again
+            for number in list(known.handles):  # removed, and still open: its holders see it
+                file = self._opening.find(number)
+                if file is not None:
+                    file.handle.keep(changes)
+            return
         if not known.writers and found.content == known.content:
             with self._table.lock:
                 known.packed = attributes_bytes(found, found.inode)
@@ -269,16 +276,18 @@ class Changing:
     def _truncate(self, known: Known, number: int, length: int, asker: Asker) -> None:
         file = self._opening.find(number)
         if file is not None and file.known is known:
-            self._opening.wrote(file)
+            self._opening.writers.wrote(file)
             file.handle.truncate(length)
+            self._opening.writers.wrote(file)
             return
         opened = self._opening.open(known.number, os.O_WRONLY, asker)
         number = int.from_bytes(opened[:8], "little")
         try:
             file = self._opening.get(number)
-            self._opening.wrote(file)
+            self._opening.writers.wrote(file)
             file.handle.truncate(length)
-            self._opening.flush(file, None)
+            self._opening.writers.wrote(file)
+            self._opening.writers.flush(file, None)
         finally:
             self._opening.release(number)
         self._mounted.notices.pages(known.number)

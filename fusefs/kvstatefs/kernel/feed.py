@@ -18,6 +18,7 @@ answers hold for no time until the feed works again.
 from __future__ import annotations
 
 import logging
+import stat
 import threading
 import time
 from typing import TYPE_CHECKING, Final
@@ -25,15 +26,15 @@ from typing import TYPE_CHECKING, Final
 from kvstate.clock import SECOND
 from kvstate.errors import Compacted, StateError, Unavailable
 from kvstate.names import file_name_of_key
-from kvstatefs.errnos import errno_of
 from kvstatefs.kernel.wire import attributes_bytes
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
 
     from kvstate.journal import Named
+    from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.notices import Notices
-    from kvstatefs.kernel.table import Known, Table
+    from kvstatefs.kernel.table import Table
     from kvstatefs.nodes import Attributes
     from kvstatefs.tree import Tree
 
@@ -44,9 +45,10 @@ log = logging.getLogger("kvstatefs")
 VALID_NS: Final = 3600 * SECOND
 """For how long the kernel may keep what it is told."""
 _VIEWS: Final = ("hot", "warm", "cold", "all")
-_WAIT_SECONDS: Final = 5.0
+_WAIT_SECONDS: Final = 2.0
 _AGAIN_SECONDS: Final = 0.5
 _BATCH: Final = 512
+_LATE_SECONDS: Final = 2.0
 
 
 def places_of(change: Named) -> Iterable[tuple[str, ...]]:
@@ -64,6 +66,10 @@ def places_of(change: Named) -> Iterable[tuple[str, ...]]:
                 yield view, *parts
 
 
+def _is_file(found: Attributes) -> bool:
+    return stat.S_ISREG(found.mode)
+
+
 class Feed:
     """Reads the journal and compares it with what the kernel was told."""
 
@@ -78,7 +84,7 @@ class Feed:
         self._over = threading.Event()
         self._failed = ""
         self.moved: Callable[[], None] = lambda: None
-        """Called after each commit was looked at."""
+        """Called after commits were looked at, and every two seconds."""
         self.position = 0
         """Counts how often the feed has begun to look at what changed."""
         self.coherent = False
@@ -129,9 +135,12 @@ class Feed:
             try:
                 if store.wait(self._seen, _WAIT_SECONDS) > self._seen:
                     self._follow()
+                self.moved()
                 if self._failed:
                     self._recover()
             except Exception as error:  # noqa: BLE001  (whatever it is: nothing may stay stale)
+                if self._over.is_set():
+                    return
                 self._fail(error)
                 self._over.wait(_AGAIN_SECONDS)
 
@@ -144,7 +153,6 @@ class Feed:
                 batch = []
             batch.append(change)
         self._compare(batch)
-        self.moved()
 
     def _compare(self, changes: list[Named]) -> None:
         self.position += 1
@@ -159,6 +167,7 @@ class Feed:
         """Look at each part of a path that the kernel was told of."""
         folder = self._table.root
         for name in place:
+            self._relist(folder)
             children = folder.children
             if children is None or name not in children:
                 return
@@ -171,15 +180,31 @@ class Feed:
                 return
             folder = child
 
+    def _relist(self, folder: Known) -> None:
+        """Let the kernel list a folder anew."""
+        if folder.listed:
+            folder.listed = False
+            self._notices.pages(folder.number)
+
+    def listed(self, position: int, folder: Known) -> None:
+        """Take back a listing that was overtaken.
+
+        The kernel keeps it only after it got our answer, and so perhaps after the notice: hence a
+        second one, when nobody can be that late any more.
+        """
+        if self.position != position:
+            self._notices.pages(folder.number)
+            timer = threading.Timer(_LATE_SECONDS, self._notices.pages, (folder.number,))
+            timer.daemon = True
+            timer.start()
+
     def _look(self, parent: Known, name: str) -> bool:
         """Compare what was told of a name with what is; say whether it leads where it did."""
-        try:
-            found: Attributes | None = self._tree.lookup(parent.node, name)
-        except (StateError, OSError, UnicodeError) as error:
-            if isinstance(error, Unavailable):
-                raise
-            errno_of(error)
-            found = None
+        found = self._found(lambda: self._tree.lookup(parent.node, name))
+        stored = found
+        if found is not None and found.content is None and _is_file(found):
+            node = found.node
+            stored = self._found(lambda: self._tree.stored(node))
         with self._table.lock:
             children = parent.children
             if children is None or name not in children:
@@ -188,30 +213,44 @@ class Feed:
             if child is None:
                 same = found is None
             else:
-                same = found is not None and self._same(child, found)
+                same = found is not None and self._same(child, found, stored)
             if not same:
                 self._table.untell(parent, name)
         if not same:
             self._notices.name(parent.number, name)
             if child is not None:
                 self._stale(child)
-        if found is not None and found.origin:
-            self._grow(found)
+        if stored is not None and stored.origin:
+            self._grow(stored)
         return same
 
-    def _same(self, child: Known, found: Attributes) -> bool:
-        """Whether a node is what was found; its attributes are told anew if only they differ."""
+    @staticmethod
+    def _found(look: Callable[[], Attributes]) -> Attributes | None:
+        try:
+            return look()
+        except Unavailable:
+            raise
+        except (StateError, OSError, UnicodeError):
+            return None
+
+    def _same(self, child: Known, found: Attributes, stored: Attributes | None) -> bool:
+        """Whether a node is what was found; its attributes are told anew if only they differ.
+
+        While a file is written, what is ``stored`` counts for a node that is not the writers'.
+        """
         if child.node != found.node:
             return False
-        if child.is_file and not child.writers and found.content is not None:
-            if child.detached:
+        if child.writers:
+            return True
+        if child.is_file:
+            if child.detached or stored is None:
                 return False
-            if child.content != found.content:
-                if not child.grows_to(found):
+            if child.content != stored.content:
+                if not child.grows_to(stored):
                     return False
-                child.content = found.content
-        packed = attributes_bytes(found, found.inode)
-        if packed != child.packed and not child.writers:
+                child.content = stored.content
+            found = stored
+        if attributes_bytes(found, found.inode) != child.packed:
             self._notices.attributes(child.number)
         return True
 
@@ -255,6 +294,7 @@ class Feed:
                 self._table.untell(known, name)
             if known.children is not None or known.cached:
                 self._notices.attributes(known.number)
+            self._relist(known)
 
     def settle(self, seconds: float) -> bool:
         """Wait until the newest commit was looked at and told; say whether that came."""

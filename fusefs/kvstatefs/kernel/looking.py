@@ -1,31 +1,26 @@
-"""Answers to those who look: names, attributes, listings, links, extended attributes, room."""
+"""Answers to those who look: names, attributes, links, extended attributes, room."""
 
 from __future__ import annotations
 
 import errno
-import itertools
-import os
 import struct
-from typing import TYPE_CHECKING, Final, NamedTuple
+from typing import TYPE_CHECKING, Final
 
 from kvstate.errors import NotFound, StateError
 from kvstatefs.errnos import errno_of
 from kvstatefs.kernel.wire import (
-    NO_ENTRY,
     attributes_answer,
     attributes_bytes,
-    dirent,
     negative_answer,
     statfs_answer,
     text,
 )
-from kvstatefs.nodes import Attributes, inode_of, refuse
+from kvstatefs.nodes import Attributes, refuse
 
 if TYPE_CHECKING:
+    from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.mounted import Asker, Grace, Mounted
     from kvstatefs.kernel.opening import Opening
-    from kvstatefs.kernel.table import Known
-    from kvstatefs.listing import Listed, Listing
 
 __all__ = ["Looking"]
 
@@ -38,13 +33,6 @@ _FOLDER: Final = 0o040000
 _DOTS: Final = ((1, b"."), (2, b".."))
 
 
-class OpenFolder(NamedTuple):
-    """A folder that is open for listing."""
-
-    known: Known
-    listing: Listing
-
-
 class Looking:
     """The operations that change nothing."""
 
@@ -54,8 +42,6 @@ class Looking:
         self._table = mounted.table
         self._feed = mounted.feed
         self._opening = opening
-        self._folders: dict[int, OpenFolder] = {}
-        self._numbers = itertools.count(1)
 
     # Names
 
@@ -69,33 +55,35 @@ class Looking:
             found = self._tree.lookup(parent.node, name)
             if grace is not None:
                 known, found, body = self._again(grace, found)
+                self._table.named(known, parent, name)
             else:
                 if self._mounted.opens_alone:
-                    known, found = self._opening.pin_unasked(parent.node, name, found)
+                    known, found = self._opening.readers.pin_unasked(parent.node, name, found)
+                    self._table.named(known, parent, name)
                 else:
-                    known = self._table.take(found)
+                    known = self._table.tell(found, parent, name)
                 body = self._mounted.entry(known, found)
         except (NotFound, OSError, StateError, UnicodeError) as error:
             if errno_of(error) != errno.ENOENT:
                 raise
             self._table.absent(parent, name)
-            lasts = self._tree.lasting_absence(parent.node)
+            self._tree.counts.failed("lookup", errno.ENOENT)
+            lasts = not parent.computed and self._tree.lasting_absence(parent.node)
             valid_ns = self._feed.absent_ns() if lasts else 0
             self._mounted.answer(unique, negative_answer(valid_ns))
         else:
-            self._table.named(known, parent, name)
             if not self._mounted.answer(unique, body):
                 self._table.forget(known.number, 1)
         self._feed.behind(position, parent, (name,))
 
     def _again(self, grace: Grace, found: Attributes) -> tuple[Known, Attributes, bytes]:
         """Give the node for one whose `open` was answered ESTALE a moment ago."""
-        if found.content is None and not self._opening.can_pin(found.node):
+        if found.content is None and not self._opening.readers.can_pin(found.node):
             known = self._table.take(found)
         elif grace.writes:
-            known = self._opening.for_writer(found)
+            known = self._opening.writers.for_writer(grace, found)
         else:
-            known, found = self._opening.pin(grace, found)
+            known, found = self._opening.readers.pin(grace, found)
         packed = attributes_bytes(found, found.inode)
         with self._table.lock:
             known.packed = packed
@@ -114,9 +102,12 @@ class Looking:
 
         Of a node whose content is not the name's any more: as they were.
         """
-        handle = self._opening.writer_of(known)
+        handle = self._opening.files.writer_of(known)
         if handle is not None:
-            found, valid_ns = handle.attributes(), 0
+            try:
+                found, valid_ns = handle.attributes(), 0
+            except OSError:  # what was written is lost (`restoring.LostHandle`)
+                return known.packed, 0
         else:
             try:
                 found = self._tree.getattr(known.node)
@@ -126,9 +117,12 @@ class Looking:
                     raise
                 return self._without_name(known), 0
             if known.is_file and found.content != known.content:
-                if not known.grows_to(found):
+                if known.content is None:  # its last writer is about to be gone
+                    valid_ns = 0
+                elif known.grows_to(found):
+                    known.content = found.content
+                else:
                     return known.packed, 0
-                known.content = found.content
         packed = attributes_bytes(found, found.inode)
         known.packed = packed
         return (self._without_name(known) if known.unlinked else packed), valid_ns
@@ -152,87 +146,6 @@ class Looking:
             room.f_blocks, room.f_bfree, room.f_bavail, room.f_files, room.f_ffree, room.f_frsize
         )
 
-    # Listings
-
-    def opendir(self, unique: int, number: int, data: bytearray, size: int, asker: Asker) -> bytes:
-        """Answer OPENDIR."""
-        del unique, data, size, asker
-        known = self._table.get(number)
-        handle = next(self._numbers)
-        self._folders[handle] = OpenFolder(known, self._tree.listing(known.node))
-        return _OPENED.pack(handle, 0, 0)
-
-    def _folder(self, handle: int, number: int) -> OpenFolder:
-        folder = self._folders.get(handle)
-        if (
-            folder is None
-        ):  # opened by a process that is gone: listings begin where they are asked to
-            known = self._table.get(number)
-            folder = OpenFolder(known, self._tree.listing(known.node))
-            self._folders[handle] = folder
-        return folder
-
-    def releasedir(
-        self, unique: int, number: int, data: bytearray, size: int, asker: Asker
-    ) -> bytes:
-        """Answer RELEASEDIR."""
-        del unique, number, size, asker
-        self._folders.pop(int.from_bytes(data[40:48], "little"), None)
-        return b""
-
-    def readdir(self, unique: int, number: int, data: bytearray, size: int, asker: Asker) -> bytes:
-        """Answer READDIR: names alone."""
-        del unique, size, asker
-        handle, offset, room = _READ.unpack_from(data, 40)
-        folder = self._folder(handle, number)
-        parts: list[bytes] = []
-        for after, name in _DOTS:
-            if offset < after:
-                parts.append(dirent(inode_of(folder.known.node), after, _FOLDER, name))
-        used = sum(map(len, parts))
-        for after, listed in folder.listing.entries(max(0, offset - 2)):
-            part = dirent(listed.inode, after + 2, listed.mode, _bytes(listed))
-            used += len(part)
-            if used > room:
-                break
-            parts.append(part)
-        return b"".join(parts)
-
-    def readdirplus(
-        self, unique: int, number: int, data: bytearray, size: int, asker: Asker
-    ) -> None:
-        """Answer READDIRPLUS: names with what a lookup of each would say."""
-        del size, asker
-        handle, offset, room = _READ.unpack_from(data, 40)
-        folder = self._folder(handle, number)
-        position = self._feed.position
-        parts: list[bytes] = []
-        told: list[Known] = []
-        names: list[str] = []
-        for after, name in _DOTS:
-            if offset < after:
-                inode = inode_of(folder.known.node)
-                parts.append(NO_ENTRY + dirent(inode, after, _FOLDER, name))
-        used = sum(map(len, parts))
-        for after, listed in folder.listing.entries(max(0, offset - 2)):
-            tail = dirent(listed.inode, after + 2, listed.mode, _bytes(listed))
-            used += len(NO_ENTRY) + len(tail)
-            if used > room:
-                break
-            found = listed.attributes
-            if found is None or (self._mounted.read_only and found.content is not None):
-                parts.append(NO_ENTRY + tail)
-                continue
-            known = self._table.take(found)
-            self._table.named(known, folder.known, listed.name)
-            told.append(known)
-            names.append(listed.name)
-            parts.append(self._mounted.entry(known, found) + tail)
-        if not self._mounted.answer(unique, b"".join(parts)):
-            for known in told:
-                self._table.forget(known.number, 1)
-        self._feed.behind(position, folder.known, names)
-
     # Extended attributes
 
     def getxattr(self, unique: int, number: int, data: bytearray, size: int, asker: Asker) -> bytes:
@@ -241,7 +154,7 @@ class Looking:
         (room,) = _SIZE.unpack_from(data, 40)
         name = text(bytes(data[48 : size - 1]))
         if not name.startswith("user."):
-            refuse(errno.ENODATA if name.startswith("security.") else errno.ENOTSUP)
+            refuse(errno.ENOTSUP)  # some programs then never ask again (`ls` for SELinux labels)
         value = self._tree.xattrs(self._table.get(number).node).get(name)
         if value is None:
             refuse(errno.ENODATA)
@@ -255,10 +168,6 @@ class Looking:
         (room,) = _SIZE.unpack_from(data, 40)
         names = self._tree.xattrs(self._table.get(number).node)
         return _sized(b"".join(name.encode() + b"\0" for name in names), room)
-
-
-def _bytes(listed: Listed) -> bytes:
-    return os.fsencode(listed.name)
 
 
 def _sized(value: bytes, room: int) -> bytes:

@@ -7,14 +7,16 @@ import os
 import time
 from typing import TYPE_CHECKING, Final, NamedTuple
 
+from kvstate.clock import SECOND
 from kvstatefs.kernel.feed import Feed
 from kvstatefs.kernel.notices import Notices
-from kvstatefs.kernel.table import Known, Table
+from kvstatefs.kernel.table import Table
 from kvstatefs.kernel.wire import ANSWER, entry_answer
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.ledger import Ledger
     from kvstatefs.kernel.wire import Agreed
     from kvstatefs.nodes import Attributes, Handle
@@ -91,10 +93,11 @@ class Mounted:
 
     def entry(self, known: Known, found: Attributes) -> bytes:
         """Give the body that tells what a name leads to."""
-        valid_ns = self.feed.valid_ns(found)
+        valid_ns = attributes_ns = self.feed.valid_ns(found)
         if known.is_file and (found.content is None or known.content != found.content):
             valid_ns = 0  # being written: the next one who asks may have to be told another
-        return entry_answer(known.number, known.packed, valid_ns, valid_ns)
+            attributes_ns = SECOND if known.writers else 0  # the kernel sees every write itself
+        return entry_answer(known.number, known.packed, valid_ns, attributes_ns)
 
     # Those who were answered ESTALE
 

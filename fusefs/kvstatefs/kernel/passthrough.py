@@ -16,7 +16,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 if TYPE_CHECKING:
-    from kvstatefs.kernel.table import Known
+    from kvstatefs.kernel.known import Known
     from kvstatefs.nodes import Handle
 
 __all__ = ["Passthrough"]

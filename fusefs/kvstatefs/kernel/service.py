@@ -18,10 +18,12 @@ from kvstatefs.descriptors import has_open
 from kvstatefs.errnos import errno_of
 from kvstatefs.kernel.changing import Changing
 from kvstatefs.kernel.keeping import Keeping
+from kvstatefs.kernel.known import WRITER, OpenFile
+from kvstatefs.kernel.listings import Listings
 from kvstatefs.kernel.looking import Looking
 from kvstatefs.kernel.loop import Lane, Loop, Request
 from kvstatefs.kernel.mounted import Asker, Mounted
-from kvstatefs.kernel.opening import WRITER, OpenFile, Opening
+from kvstatefs.kernel.opening import Opening
 from kvstatefs.kernel.passthrough import Passthrough
 from kvstatefs.kernel.wire import ANSWER, HEAD_BYTES, REQUEST, Code, Malformed, agree, failure
 from kvstatefs.nodes import FILE, identity_of, refuse, tag_of
@@ -29,9 +31,9 @@ from kvstatefs.nodes import FILE, identity_of, refuse, tag_of
 if TYPE_CHECKING:
     from collections.abc import Callable
 
+    from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.ledger import Ledger
     from kvstatefs.kernel.link import Link
-    from kvstatefs.kernel.table import Known
     from kvstatefs.tree import Tree
 
 __all__ = ["Service"]
@@ -42,16 +44,24 @@ _READ = struct.Struct("=QQI")
 _FALLOCATE = struct.Struct("=QQQII")
 _LSEEK = struct.Struct("=QQII")
 _COPY = struct.Struct("=QQQQQQQ")
+_KINDS: Final[dict[int, str]] = {code.value: code.name.lower() for code in Code}
 _QUICK_BYTES: Final = 64 * 1024
-_PARKED_SECONDS: Final = 10.0
+_PARKED_SECONDS: Final = 1.5
+_WRITE_CACHE: Final = 1 << 0
 _WRITE_KILLS_SET_ID: Final = 1 << 2
 _COMMITTING: Final = frozenset({
     Code.SETATTR, Code.SYMLINK, Code.MKNOD, Code.MKDIR, Code.UNLINK, Code.RMDIR, Code.RENAME,
     Code.RENAME2, Code.FSYNC, Code.SETXATTR, Code.REMOVEXATTR,
 })  # fmt: skip
 _LOOKING: Final = frozenset({Code.READDIR, Code.READDIRPLUS, Code.STATFS, Code.LISTXATTR})
+_OF_NODES: Final = frozenset({Code.LOOKUP, Code.GETATTR, Code.GETXATTR, Code.OPEN})
+_OF_FILES: Final = frozenset({Code.READ, Code.WRITE, Code.FLUSH, Code.RELEASE})
+_MOVING_BYTES: Final = frozenset(
+    {Code.FALLOCATE, Code.COPY_FILE_RANGE, Code.COPY_FILE_RANGE_64, Code.LSEEK}
+)
 _NEVER_ANSWERED: Final = frozenset({Code.FORGET, Code.BATCH_FORGET, Code.NOTIFY_REPLY})
-_UNKNOWN_IS_EIO: Final = frozenset({errno.EIO})
+_WRONG: Final = (Malformed, OverflowError, struct.error)
+"""What a request is answered EINVAL for: it is none, or has numbers that nothing has."""
 _LEAST: Final = {
     Code.FORGET: 8, Code.GETATTR: 16, Code.SETATTR: 88, Code.MKNOD: 17, Code.MKDIR: 9,
     Code.RENAME: 10, Code.LINK: 9, Code.OPEN: 8, Code.READ: 40, Code.WRITE: 40, Code.RELEASE: 24,
@@ -89,6 +99,7 @@ class Service:
         """Why the kernel cannot be served, if it cannot."""
         self._fd = fd
         self._tree = tree
+        self._done = tree.counts.done
         self._table = self.mounted.table
         self._passthrough = Passthrough(fd, wanted=passthrough)
         self.keeping = Keeping(ledger, link)
@@ -105,7 +116,7 @@ class Service:
         self._handlers = self._table_of_handlers()
 
     def _table_of_handlers(self) -> dict[int, Callable[..., bytes | None]]:
-        looking, changing = self.looking, self.changing
+        looking, changing, listings = self.looking, self.changing, Listings(self.mounted)
         return {
             Code.LOOKUP: looking.lookup,
             Code.FORGET: self._forget,
@@ -133,10 +144,10 @@ class Service:
             Code.REMOVEXATTR: changing.removexattr,
             Code.FLUSH: self._flush,
             Code.INIT: self._init,
-            Code.OPENDIR: looking.opendir,
-            Code.READDIR: looking.readdir,
-            Code.READDIRPLUS: looking.readdirplus,
-            Code.RELEASEDIR: looking.releasedir,
+            Code.OPENDIR: listings.opendir,
+            Code.READDIR: listings.readdir,
+            Code.READDIRPLUS: listings.readdirplus,
+            Code.RELEASEDIR: listings.releasedir,
             Code.FSYNCDIR: _done,
             Code.CREATE: changing.create,
             Code.INTERRUPT: self._interrupt,
@@ -162,6 +173,7 @@ class Service:
             if handler is None:
                 refuse(errno.ENOSYS)
             _check(code, data, size, length)
+            self._done[_KINDS[code]] += 1
             body = handler(unique, node, data, size, Asker(uid, gid, pid))
         except Exception as error:  # noqa: BLE001  (this is the edge)
             self._fail(unique, code, node, error)
@@ -178,9 +190,10 @@ class Service:
                     os.write(self._fd, ANSWER.pack(16 + len(body), 0, unique) + body)
 
     def _fail(self, unique: int, code: int, node: int, error: Exception) -> None:
-        number = errno.EINVAL if isinstance(error, Malformed) else errno_of(error)
+        number = errno.EINVAL if isinstance(error, _WRONG) else errno_of(error)
         if number == errno.EIO:
             log.warning("%s of node %d: %s", _name(code), node, error or type(error).__name__)
+        self._tree.counts.failed(_KINDS.get(code, "unknown"), number)
         if code not in _NEVER_ANSWERED:
             with contextlib.suppress(OSError):
                 os.write(self._fd, failure(unique, number))
@@ -198,30 +211,36 @@ class Service:
             return self._commits
         if code in _LOOKING:
             return self._folders
+        if code in _OF_NODES:
+            return self._lane_of_look(code, self._table.find(int.from_bytes(data[16:24], "little")))
+        if code in _OF_FILES:
+            return self._lane_of_use(code, data)
+        return self._others if code in _MOVING_BYTES else None
+
+    def _lane_of_look(self, code: int, known: Known | None) -> Lane | None:
+        """Let what is computed, and an open of large content, step aside: they may have to wait."""
+        if known is None:
+            return None
+        if known.computed:
+            return self._others
+        if code == Code.OPEN and known.fast is None and known.size > _QUICK_BYTES:
+            return self._lane_of_node(known)
+        return None
+
+    def _lane_of_use(self, code: int, data: bytearray) -> Lane | None:
+        """Let large content, which needs a disk, and what commits step aside."""
+        file = self.opening.find(int.from_bytes(data[40:48], "little"))
         if code == Code.READ:
-            file = self.opening.find(int.from_bytes(data[40:48], "little"))
             if file is None and self.mounted.opens_alone:
                 known = self._table.find(int.from_bytes(data[16:24], "little"))
-                slow = known is not None and known.size > _QUICK_BYTES
+                slow = known is not None and (known.size > _QUICK_BYTES or known.computed)
                 return self._lane_of_node(known) if known is not None and slow else None
             return self._lane_of_node(file.known) if file and file.handle.slow else None
         if code == Code.WRITE:
-            offset = int.from_bytes(data[48:56], "little")
-            end = offset + int.from_bytes(data[56:60], "little")
-            file = self.opening.find(int.from_bytes(data[40:48], "little"))
+            end = int.from_bytes(data[48:56], "little") + int.from_bytes(data[56:60], "little")
             quick = end <= _QUICK_BYTES and (file is None or file.known.size <= _QUICK_BYTES)
             return None if quick else self._others
-        if code in {Code.FLUSH, Code.RELEASE}:
-            file = self.opening.find(int.from_bytes(data[40:48], "little"))
-            return None if file is None or file.kind != WRITER else self._commits
-        if code == Code.OPEN:
-            known = self._table.find(int.from_bytes(data[16:24], "little"))
-            if known is None or known.fast is not None or known.size <= _QUICK_BYTES:
-                return None
-            return self._lane_of_node(known)
-        if code in {Code.FALLOCATE, Code.COPY_FILE_RANGE, Code.COPY_FILE_RANGE_64, Code.LSEEK}:
-            return self._others
-        return None
+        return None if file is None or file.kind != WRITER else self._commits
 
     def _lane_of_node(self, known: Known) -> Lane:
         if tag_of(known.node) == FILE:
@@ -300,6 +319,8 @@ class Service:
             until = time.monotonic() + _PARKED_SECONDS
             with self._table.lock:
                 self._parked.append((unique, file, offset, length, until))
+            if not blocks(offset):  # a commit came between the two
+                self._unpark()
             return None
         return file.handle.read(offset, length)
 
@@ -307,27 +328,28 @@ class Service:
         """Give an open file; of one that the kernel opened alone, what its node is read with."""
         if number or not self.mounted.opens_alone:
             return self.opening.get(number)
-        return self.opening.unasked(self._table.get(node))
+        return self.opening.readers.unasked(self._table.get(node))
 
     def _unpark(self) -> None:
         """Answer those who wait at the end of a file that grows."""
-        if not self._parked:
-            return
         now = time.monotonic()
-        with self._table.lock:
-            waiting, self._parked = self._parked, []
-        for each in waiting:
+        for each in list(self._parked):
             unique, file, offset, length, until = each
+            body, failed = b"", None
             try:
                 body = file.handle.read(offset, length)
             except Exception as error:  # noqa: BLE001  (this is an edge, too)
-                self._fail(unique, Code.READ, file.known.number, error)
+                failed = error
+            if not (body or failed or now > until):
                 continue
-            if body or now > until:
+            with self._table.lock:
+                if each not in self._parked:  # interrupted, or answered by another thread
+                    continue
+                self._parked.remove(each)
+            if failed is None:
                 self.mounted.answer(unique, body)
             else:
-                with self._table.lock:
-                    self._parked.append(each)
+                self._fail(unique, Code.READ, file.known.number, failed)
 
     def _write(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
         del unique, node, asker
@@ -336,8 +358,12 @@ class Service:
         if size < 80 + length:
             raise Malformed("WRITE")
         file = self.opening.get(number)
-        self.opening.wrote(file)
-        written = file.handle.write(offset, bytes(memoryview(data)[80 : 80 + length]))
+        self.opening.writers.wrote(file)
+        content = bytes(memoryview(data)[80 : 80 + length])
+        # What comes from a mapping has its place, wherever the handle would append.
+        back = flags & _WRITE_CACHE and getattr(file.handle, "write_back", None)
+        written = (back or file.handle.write)(offset, content)
+        self.opening.writers.wrote(file)
         if flags & _WRITE_KILLS_SET_ID:
             self.changing.wrote_with_set_id(file.known)
         return struct.pack("=II", written, 0)
@@ -350,14 +376,14 @@ class Service:
         if file.kind == WRITER:
             known = self._table.get(node)
             held = lambda: has_open(asker.pid, self.mounted.path(known))  # noqa: E731
-            self.opening.flush(file, held)
+            self.opening.writers.flush(file, held)
         return b""
 
     def _fsync(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
         del unique, node, size, asker
         file = self.opening.get(int.from_bytes(data[40:48], "little"))
         if file.kind == WRITER:
-            self.opening.flush(file, None)
+            self.opening.writers.flush(file, None)
         return b""
 
     def _release(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
@@ -367,7 +393,7 @@ class Service:
         if file is not None and file.kind == WRITER and file.flushed != file.writes:
             # A mapping that outlived its descriptor was written to: there was no close to say so.
             try:
-                self.opening.flush(file, None)
+                self.opening.writers.flush(file, None)
             except Exception as error:  # noqa: BLE001  (nobody is left to be told)
                 log.warning("what was written through a mapping is lost: %s", error)
         self.opening.release(number)
@@ -377,8 +403,9 @@ class Service:
         del unique, node, size, asker
         number, offset, length, mode, _ = _FALLOCATE.unpack_from(data, 40)
         file = self.opening.get(number)
-        self.opening.wrote(file)
+        self.opening.writers.wrote(file)
         file.handle.allocate(mode, offset, length)
+        self.opening.writers.wrote(file)
         return b""
 
     def _lseek(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
@@ -390,9 +417,10 @@ class Service:
         del unique, node, size, asker
         source, offset, _, target, target_offset, length, _ = _COPY.unpack_from(data, 40)
         file = self.opening.get(target)
-        self.opening.wrote(file)
+        self.opening.writers.wrote(file)
         reader = self.opening.get(source).handle
         copied = file.handle.copy_from(reader, offset, target_offset, length)
+        self.opening.writers.wrote(file)
         if data[4] == Code.COPY_FILE_RANGE_64:
             return struct.pack("=Q", copied)
         return struct.pack("=II", min(copied, 0xFFFF_F000), 0)

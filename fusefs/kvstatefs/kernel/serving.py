@@ -13,11 +13,13 @@ import threading
 import time
 from typing import TYPE_CHECKING, Final
 
-from kvstatefs.kernel.keeping import Restorer
+from kvstatefs.kernel.restoring import Restorer
 from kvstatefs.kernel.service import Service
-from kvstatefs.kernel.wire import Agreed, Notice, notice
+from kvstatefs.kernel.wire import READ_AHEAD_BYTES, Agreed, Notice, notice
 
 if TYPE_CHECKING:
+    from collections.abc import Callable
+
     from kvstatefs.kernel.ledger import Ledger
     from kvstatefs.kernel.link import Link
     from kvstatefs.tree import Tree
@@ -51,11 +53,12 @@ class Serving:
         self.service = Service(
             fd, tree, mountpoint, ledger, link, passthrough=passthrough, ended=self._over.set
         )
+        self._mountpoint = mountpoint
         self._called_off = threading.Event()
         self.service.ready = self._ready
-        link.upgrade_wanted = self.hand_over
+        link.upgrade_wanted = self._upgrade_wanted
         link.upgrade_called_off = self._called_off.set
-        link.stop_wanted = self.stop
+        link.stop_wanted = self._apart(self.stop)
 
     def start(self, *, resumed: bool) -> None:
         """Begin to answer; ``resumed`` when another process has served this mount before."""
@@ -64,9 +67,23 @@ class Serving:
             self._take_over()
         service.mounted.feed.start()
         service.loop.start()
+        threading.Thread(target=self._read_ahead, name="read-ahead", daemon=True).start()
         if resumed:
             self._ready()
             threading.Thread(target=self._catch_up, name="catch-up", daemon=True).start()
+
+    @staticmethod
+    def _apart(function: Callable[[float], None]) -> Callable[[float], None]:
+        """Let the link go on to listen while a wish of it is fulfilled."""
+
+        def begin(seconds: float) -> None:
+            threading.Thread(target=function, args=(seconds,), name="wish", daemon=True).start()
+
+        return begin
+
+    def _upgrade_wanted(self, seconds: float) -> None:
+        self._called_off.clear()  # here: it may be called off before the thread has begun
+        self._apart(self.hand_over)(seconds)
 
     def _ready(self) -> None:
         agreed = self.service.mounted.agreed
@@ -81,8 +98,17 @@ class Serving:
         left = self._ledger.replay()
         service.agree(Agreed.unpacked(left.init))
         service.mounted.table.restore(left.nodes)
-        service.opening.restore(left.handles, Restorer(self._tree, self._ledger, self._link))
+        files = service.opening.files
+        Restorer(files, self._ledger, self._link).restore(left.handles)
         os.write(self._fd, notice(Notice.RESEND))
+
+    def _read_ahead(self) -> None:
+        """Let the kernel ask for a megabyte ahead, where that may be set: it asks for 128 KiB."""
+        with contextlib.suppress(OSError):
+            device = os.stat(self._mountpoint).st_dev  # noqa: PTH116  (a question to ourselves)
+            where = f"/sys/class/bdi/{os.major(device)}:{os.minor(device)}/read_ahead_kb"
+            with open(where, "w", encoding="ascii") as setting:  # noqa: PTH123
+                setting.write(str(READ_AHEAD_BYTES // 1024))
 
     def _catch_up(self) -> None:
         """Take back what may have changed while nobody followed, and what only that one knew."""
@@ -108,10 +134,11 @@ class Serving:
         What was read and not answered the kernel asks again: the successor answers it.
         """
         deadline = time.monotonic() + seconds
-        self._called_off.clear()
         while not self._called_off.is_set():
             with self.service.mounted.table.lock:
-                writers = self.service.opening.writers()
+                writers = self.service.opening.files.writers()
+                if self._called_off.is_set():
+                    return
                 if not writers and self.service.loop.settle(0):
                     self.service.loop.leave()
                     self._link.hand_over()

@@ -20,8 +20,9 @@ import threading
 from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
+from kvstatefs.kernel.known import Known
 from kvstatefs.kernel.wire import attributes_bytes
-from kvstatefs.nodes import FILE, Attributes, refuse, tag_of
+from kvstatefs.nodes import Attributes, refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable, Iterable
@@ -29,97 +30,15 @@ if TYPE_CHECKING:
     from kvstatefs.kernel.ledger import Ledger
     from kvstatefs.nodes import Node
 
-__all__ = ["ABSENT", "Known", "Table"]
+__all__ = ["ABSENT", "Table"]
 
 ABSENT: Final = None
 """What a folder remembers of a name when it was said that there is none."""
 ROOT_NUMBER: Final = 1
 _ABSENT_MAX: Final = 65_536
 _FACTS = struct.Struct("=QB")
-_SIZE_AT: Final = 8
 _PACKED_BYTES: Final = 88
 _NAMED, _DETACHED = 1, 2
-
-
-class Known:
-    """A node that the kernel knows."""
-
-    __slots__ = (
-        "cached",
-        "changes",
-        "children",
-        "content",
-        "detached",
-        "fast",
-        "handles",
-        "lookups",
-        "names",
-        "node",
-        "number",
-        "origin",
-        "packed",
-        "reserved_until",
-        "restored",
-        "shown",
-        "unlinked",
-        "writers",
-    )
-
-    def __init__(self, number: int, node: Node, content: bytes | None, origin: int) -> None:
-        self.number = number
-        self.node = node
-        self.content = content
-        """What names the bytes that it shows; None for folders, and while it is written."""
-        self.origin = origin
-        self.packed = b""
-        """The attributes as the kernel was last told them (``struct fuse_attr``)."""
-        self.lookups = 0
-        self.names: set[tuple[int, str]] = set()
-        """Under which names, and in which folders, the kernel was told of it."""
-        self.children: dict[str, Known | None] | None = None
-        """Of a folder: what was told of the names in it."""
-        self.cached = 0
-        """How many open files read it through the kernel's pages, or are handed over to it."""
-        self.writers = 0
-        self.handles: set[int] = set()
-        """Numbers of the open files that are its own."""
-        self.fast: object = None
-        """What the next one who opens it for reading is given (`opening.py`)."""
-        self.detached = False
-        """Whether no name leads here any more: who has it open goes on."""
-        self.reserved_until = 0.0
-        """Until when it is kept for a writer: others read past the kernel's pages."""
-        self.unlinked = False
-        self.restored = False
-        """Whether it is read by some whose number is not known: opened before a takeover."""
-        self.shown: bytes | None = None
-        """While it is written: the stored content that its pages are, if they are one."""
-        self.changes = 0
-        """How often its writers have changed it."""
-
-    @property
-    def size(self) -> int:
-        """The size that the kernel was told."""
-        return int.from_bytes(self.packed[_SIZE_AT : _SIZE_AT + 8], "little")
-
-    @property
-    def is_file(self) -> bool:
-        """Whether it has content that can be replaced: an artifact, a key."""
-        node = self.node
-        if isinstance(node, tuple):
-            return len(node) == 3 and node[0] == "state"
-        return tag_of(node) == FILE
-
-    def grows_to(self, found: Attributes) -> bool:
-        """Whether what was found begins with what this node shows."""
-        return (
-            found.origin != 0
-            and found.origin == self.origin
-            and self.content is not None
-            and found.content is not None
-            and not self.writers
-            and found.size >= self.size
-        )
 
 
 class Table:
@@ -173,29 +92,38 @@ class Table:
 
         ``old`` allows one that no name leads to any more, but that shows this very content.
         """
-        packed = attributes_bytes(found, found.inode)
         with self.lock:
-            known = self._matching(found, old=old)
-            if known is None:
-                known = Known(next(self._numbers), found.node, found.content, found.origin)
-                self._add(known)
-            if found.origin:
-                known.origin = found.origin
-            changed = known.packed != packed
-            known.packed = packed
-            known.lookups += count
-            if changed:
-                self.note(known)
-            self._ledger.looked_up(known.number, count)
-        return known
+            known, changed = self._take(found, old=old)
+            self._looked_up(known, count, changed=changed)
+            return known
 
-    def fresh(self, found: Attributes) -> Known:
-        """Give a node of its own to what was found; the others of it lose their names."""
+    def tell(self, found: Attributes, parent: Known, name: str) -> Known:
+        """Give the node for what was found under a name, both of which the kernel is told."""
         with self.lock:
-            for known in self.of(found.node):
-                if not known.writers:
-                    known.detached = True
-            return self.take(found)
+            known, changed = self._take(found, old=False)
+            changed |= self._name(known, parent, name)
+            self._looked_up(known, 1, changed=changed)
+            return known
+
+    def _take(self, found: Attributes, *, old: bool) -> tuple[Known, bool]:
+        """Give the node for what was found, and whether a successor has to know more of it."""
+        packed = attributes_bytes(found, found.inode)
+        known = self._matching(found, old=old)
+        if known is None:
+            known = Known(next(self._numbers), found.node, found.content, found.origin)
+            self._add(known)
+        if found.origin:
+            known.origin = found.origin
+        changed = known.packed != packed
+        known.packed = packed
+        return known, changed
+
+    def _looked_up(self, known: Known, count: int, *, changed: bool) -> None:
+        known.lookups += count
+        if changed:
+            self._ledger.node(known.number, self._facts(known), count)
+        else:
+            self._ledger.looked_up(known.number, count)
 
     def _matching(self, found: Attributes, *, old: bool) -> Known | None:
         for known in self._of_node.get(found.node, ()):
@@ -211,14 +139,20 @@ class Table:
     def named(self, known: Known, parent: Known, name: str) -> None:
         """Take note that the kernel is being told this name of a node."""
         with self.lock:
-            self._untell(parent, name)
-            if parent.children is None:
-                parent.children = {}
-            parent.children[name] = known
-            place = (parent.number, name)
-            if place not in known.names:
-                known.names.add(place)
+            if self._name(known, parent, name):
                 self.note(known)
+
+    def _name(self, known: Known, parent: Known, name: str) -> bool:
+        """Remember a name; say whether the node had it not."""
+        children = parent.children
+        if children is None:
+            children = parent.children = {}
+        if children.get(name) is known:
+            return False
+        self._untell(parent, name)
+        children[name] = known
+        known.names.add((parent.number, name))
+        return True
 
     def absent(self, parent: Known, name: str) -> None:
         """Take note that the kernel is being told that there is no such name."""
@@ -251,8 +185,11 @@ class Table:
 
     def note(self, known: Known) -> None:
         """Write down what a successor has to know of a node."""
-        if known.number == ROOT_NUMBER:
-            return
+        if known.number != ROOT_NUMBER:
+            self._ledger.node(known.number, self._facts(known))
+
+    @staticmethod
+    def _facts(known: Known) -> bytes:
         node = known.node
         flags = (_NAMED if isinstance(node, tuple) else 0) | (_DETACHED if known.detached else 0)
         words = ["\1".join(node) if isinstance(node, tuple) else str(node)]
@@ -260,7 +197,7 @@ class Table:
         words += [f"{parent}\1{name}" for parent, name in known.names]
         facts = "\0".join(words).encode("utf-8", "surrogateescape")
         packed = known.packed or bytes(_PACKED_BYTES)
-        self._ledger.node(known.number, _FACTS.pack(known.origin, flags) + packed + facts)
+        return _FACTS.pack(known.origin, flags) + packed + facts
 
     # Forgetting
 

@@ -44,6 +44,7 @@ __all__ = [
 
 HEAD_BYTES: Final = 40
 WRITE_BYTES_MAX: Final = 1 << 20
+READ_AHEAD_BYTES: Final = 1 << 20
 REQUEST_BYTES_MAX: Final = WRITE_BYTES_MAX + 8192
 """The largest request: a write of `WRITE_BYTES_MAX`, its head, and room to spare."""
 MINOR_MIN: Final = 31
@@ -113,6 +114,7 @@ class Notice(IntEnum):
 
     INVAL_INODE = 2
     INVAL_ENTRY = 3
+    STORE = 4
     RESEND = 7
 
 
@@ -234,7 +236,7 @@ def agree(body: memoryview, *, passthrough: bool) -> tuple[Agreed | None, bytes]
     high = int.from_bytes(body[16:20], "little") if low & _INIT_EXT and len(body) >= 20 else 0
     flags = (low | high << 32) & (_WANTED | (_PASSTHROUGH if passthrough else 0))
     answered = _INIT_OUT.pack(
-        *(7, min(minor, _MINOR), read_ahead, flags & 0xFFFF_FFFF),
+        *(7, min(minor, _MINOR), max(read_ahead, READ_AHEAD_BYTES), flags & 0xFFFF_FFFF),
         *(64, 48, WRITE_BYTES_MAX, 1, WRITE_BYTES_MAX // 4096, 0),
         *(flags >> 32, 1 if flags & _PASSTHROUGH else 0, 0),
     )
@@ -261,6 +263,12 @@ def notice(code: Notice, body: bytes = b"") -> bytes:
 def node_notice(number: int, offset: int) -> bytes:
     """Tell that a node's attributes changed, and its pages from an offset on; -1: no pages."""
     return notice(Notice.INVAL_INODE, struct.pack("=Qqq", number, offset, 0))
+
+
+def store_notice(number: int, content: bytes) -> bytes:
+    """Give a node's whole content to the kernel, before it asks."""
+    body = struct.pack("=QQII", number, 0, len(content), 0)
+    return notice(Notice.STORE, body + content)
 
 
 def name_notice(parent: int, name: bytes) -> bytes:

@@ -16,6 +16,7 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from kvstate.errors import InvalidConfig, StateError, Unavailable
+from kvstate.process import prepare_to_serve
 from kvstate.version import __version__
 from kvstatefs.kernel.ledger import Ledger
 from kvstatefs.kernel.link import Link
@@ -64,6 +65,7 @@ def _serve(link: Link, serve: Callable[..., str] | None) -> int:
     from kvstatefs.kernel.serving import serve as serve_kernel  # noqa: PLC0415
     from kvstatefs.tree import Tree  # noqa: PLC0415
 
+    prepare_to_serve()
     settings = link.begin()
     options = parse_options(settings["options"], settings["store"])
     if "debug" in options.words:
