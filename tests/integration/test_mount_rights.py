@@ -66,11 +66,11 @@ class TestUser:
     def test_a_user_mounts_and_uses_the_mount(self, script):
         done = script("""
             as_user home/store home/mnt
-            cd home/mnt
-            $user bash -ec 'mkdir -p hot/acme/weekly; echo text > hot/acme/weekly/report.md'
-            $user cat hot/acme/weekly/report.md
-            $user stat -c "%u %g" hot/acme/weekly/report.md
-            grep " $PWD " /proc/self/mountinfo
+            weekly=home/mnt/hot/acme/weekly
+            $user bash -ec "mkdir -p $weekly; echo text > $weekly/report.md"
+            $user cat $weekly/report.md
+            $user stat -c "%u %g" $weekly/report.md
+            grep " $PWD/home/mnt " /proc/self/mountinfo
         """)
 
         text, owner, line = done.stdout.splitlines()
@@ -93,7 +93,10 @@ class TestUser:
 
     def test_letting_others_in_is_for_the_administrator_to_allow(self, script):
         done = script(
-            "grep -q ^user_allow_other /etc/fuse.conf && exit 3; as_user home/store home/mnt -o allow_other",
+            """
+            touch fuse.conf; mount --bind fuse.conf /etc/fuse.conf
+            as_user home/store home/mnt -o allow_other
+            """,
             code=1,
         )
 
