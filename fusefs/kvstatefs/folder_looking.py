@@ -175,7 +175,7 @@ class FolderLooking(PlainView):
 
     def _drop(self, folder_id: int) -> None:
         now = time.monotonic()
-        self._dropped = {key: end for key, end in self._dropped.items() if end > now}
+        self._dropped = {key: end for key, end in list(self._dropped.items()) if end > now}
         self._dropped[folder_id] = now + _DROPPED_SECONDS
         self._records.version.touch()
 

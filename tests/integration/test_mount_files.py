@@ -165,6 +165,17 @@ class TestOpenFiles:
             assert list(workflow.iterdir()) == []
             workflow.rmdir()
 
+    def test_mode_and_times_of_a_file_without_a_name_are_kept_while_it_is_open(self, workflow):
+        (workflow / "f").write_bytes(b"text")
+        with opened(workflow / "f", os.O_RDWR) as fd:
+            (workflow / "f").unlink()
+            os.fchmod(fd, 0o600)
+            os.utime(fd, ns=(10**18, 2 * 10**18))
+
+            found = os.fstat(fd)
+            assert stat.S_IMODE(found.st_mode) == 0o600
+            assert (found.st_atime_ns, found.st_mtime_ns) == (10**18, 2 * 10**18)
+
     def test_a_reader_of_an_unlinked_file_reads_on(self, workflow):
         data = os.urandom(300_000)
         (workflow / "f").write_bytes(data)

@@ -279,6 +279,7 @@ class Kernel:
 
     def settle(self):
         """Wait until all that was committed and asked was looked at, told, and has arrived here."""
+        self.answer_to(Code.DESTROY, 0)
         assert self.service.loop.settle(SECONDS)
         assert self.service.mounted.feed.settle(SECONDS)
         assert self.service.mounted.notices.settle(SECONDS)

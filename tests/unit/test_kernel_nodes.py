@@ -353,6 +353,17 @@ def test_a_node_that_is_kept_for_a_writer_is_not_read_through_pages(kernel, monk
     kernel.close(kept.number, writing.handle)
 
 
+def test_who_was_to_write_and_reads_instead_reads(kernel):
+    old, _ = kernel.open_path(PATH)
+    with refused(errno.ESTALE):
+        kernel.open(old.number, os.O_WRONLY)
+    kept = kernel.walk(PATH)
+
+    reading = kernel.open(kept.number)
+
+    assert kernel.read(kept.number, reading.handle) == b"first content"
+
+
 def test_a_node_that_no_writer_came_for_is_read_through_pages_again(kernel, monkeypatch):
     reserve_for(monkeypatch, 0.0)
     old, _ = kernel.open_path(PATH)

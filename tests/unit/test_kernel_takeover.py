@@ -350,6 +350,27 @@ def test_who_had_written_what_was_not_stored_is_told_that_it_is_lost(kernel, mou
     assert after.read(again.number, reading.handle) == b"first content"
 
 
+def test_a_write_during_which_another_stored_the_file_is_lost_as_well(kernel, mount, store):
+    entry, first = kernel.open_path(PATH, os.O_RDWR)
+    second = kernel.open(entry.number, os.O_RDWR)
+    kernel.write(entry.number, first.handle, b"FIRST")
+    handle = kernel.files.get(second.handle).handle
+    write = handle.write
+
+    def write_late(offset, data):
+        kernel.service.opening.writers.flush(kernel.files.get(first.handle), None)
+        return write(offset, data)
+
+    handle.write = write_late
+    kernel.write(entry.number, second.handle, b"SECOND", 6)
+
+    after = mount.succeed(kernel)
+
+    assert store.artifacts.open(NAME, "rb").read() == b"FIRST content"
+    with refused(errno.EIO):
+        after.flush(entry.number, second.handle)
+
+
 def test_who_made_a_file_that_was_not_stored_is_told_that_it_is_lost(kernel, mount):
     folder = kernel.walk("all/acme/weekly").number
     made, writing = kernel.create(folder, "new")

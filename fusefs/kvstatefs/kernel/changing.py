@@ -258,7 +258,11 @@ class Changing:
         except Exception as error:
             if errno_of(error) != errno.ENOENT or not known.handles:
                 raise
-            return  # removed, and still open: nobody will see it again
+            for number in list(known.handles):  # removed, and still open: its holders see it
+                file = self._opening.find(number)
+                if file is not None:
+                    file.handle.keep(changes)
+            return
         if not known.writers and found.content == known.content:
             with self._table.lock:
                 known.packed = attributes_bytes(found, found.inode)
@@ -274,6 +278,7 @@ class Changing:
         if file is not None and file.known is known:
             self._opening.writers.wrote(file)
             file.handle.truncate(length)
+            self._opening.writers.wrote(file)
             return
         opened = self._opening.open(known.number, os.O_WRONLY, asker)
         number = int.from_bytes(opened[:8], "little")
@@ -281,6 +286,7 @@ class Changing:
             file = self._opening.get(number)
             self._opening.writers.wrote(file)
             file.handle.truncate(length)
+            self._opening.writers.wrote(file)
             self._opening.writers.flush(file, None)
         finally:
             self._opening.release(number)

@@ -62,27 +62,31 @@ class Keeping:
 
     def writer(self, number: int, known: Known, flags: int, *, lost: bool = False) -> None:
         """Write down who writes; ``lost`` when what was written already is lost."""
-        self._writers[number] = (known, flags)
-        if lost:
-            self._dirty.add(known.number)
-        kind = DIRTY_KIND if known.number in self._dirty else WRITER_KIND
-        self._ledger.handle(number, FACTS.pack(kind, known.number, 0, flags & 0xFFFF_FFFF))
+        with self._lock:
+            self._writers[number] = (known, flags)
+            if lost:
+                self._dirty.add(known.number)
+            kind = DIRTY_KIND if known.number in self._dirty else WRITER_KIND
+            self._ledger.handle(number, FACTS.pack(kind, known.number, 0, flags & 0xFFFF_FFFF))
 
     def wrote(self, file: OpenFile) -> None:
         """Write down that a node's writers have what is not stored."""
-        if file.known.number in self._dirty:
+        number = file.known.number
+        if number in self._dirty:
             return
-        self._dirty.add(file.known.number)
-        self._mark(file.known, DIRTY_KIND)
+        with self._lock:
+            self._dirty.add(number)
+            self._mark(file.known, DIRTY_KIND)
 
     def stored(self, known: Known) -> None:
         """Write down that all that was written to a node is stored."""
-        if known.number in self._dirty:
-            self._dirty.discard(known.number)
-            self._mark(known, WRITER_KIND)
+        with self._lock:
+            if known.number in self._dirty:
+                self._dirty.discard(known.number)
+                self._mark(known, WRITER_KIND)
 
     def _mark(self, known: Known, kind: int) -> None:
-        for number, (written, flags) in list(self._writers.items()):
+        for number, (written, flags) in self._writers.items():
             if written is known:
                 facts = FACTS.pack(kind, known.number, 0, flags & 0xFFFF_FFFF)
                 self._ledger.handle(number, facts)
@@ -90,12 +94,12 @@ class Keeping:
     def released(self, number: int) -> None:
         """Write down that a file was closed."""
         self._ledger.released(number)
-        written = self._writers.pop(number, None)
-        if written is not None:
-            known = written[0]
-            if not any(other is known for other, _ in list(self._writers.values())):
-                self._dirty.discard(known.number)
         with self._lock:
+            written = self._writers.pop(number, None)
+            if written is not None:
+                known = written[0]
+                if not any(other is known for other, _ in self._writers.values()):
+                    self._dirty.discard(known.number)
             content = self._of.pop(number, None)
             if content is None:
                 return

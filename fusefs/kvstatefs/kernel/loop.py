@@ -74,7 +74,7 @@ class Loop:
     def __init__(
         self,
         fd: int,
-        quick: Callable[[bytearray], bool],
+        quick: Callable[[Request], bool],
         lane_of: Callable[[Request], Lane | None],
         serve: Callable[[Request], None],
         ended: Callable[[], None],
@@ -128,8 +128,7 @@ class Loop:
     def _lead_on(self, request: Request) -> Lane | None:
         """Read and answer requests until one belongs to a lane; None when the mount is gone."""
         fd, readv, lane_of, serve = self._fd, os.readv, self._lane_of, self._serve
-        data, quick = request.data, self._quick
-        buffers = [data]
+        quick, buffers = self._quick, [request.data]
         while not self._over:
             try:
                 request.size = readv(fd, buffers)
@@ -142,7 +141,7 @@ class Loop:
                 break
             if self._leaving:
                 return None  # whoever follows is given this request again
-            if quick(data):
+            if quick(request):
                 continue
             lane = lane_of(request)
             if lane is None:

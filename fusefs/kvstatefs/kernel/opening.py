@@ -30,6 +30,7 @@ from kvstatefs.kernel.writers import Writers
 
 if TYPE_CHECKING:
     from kvstatefs.kernel.keeping import Keeping
+    from kvstatefs.kernel.loop import Request
     from kvstatefs.kernel.mounted import Asker, Mounted
     from kvstatefs.kernel.passthrough import Passthrough
 
@@ -37,6 +38,8 @@ __all__ = ["Opening"]
 
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
 _TRUNCATES: Final = os.O_TRUNC >> 8
+_OPEN_BYTES: Final = 48
+_RELEASE_BYTES: Final = 64
 _OPENED_HEAD: Final = struct.pack("=Ii", 16 + OPENED.size, 0)
 _DONE_HEAD: Final = struct.pack("=Ii", 16, 0)
 _u64 = struct.Struct("=Q").unpack_from
@@ -54,11 +57,13 @@ class Opening:
         self.stale = self.files.stale
         self._find_node = mounted.table.find
         self._version = mounted.tree.version
+        self._done = mounted.tree.counts.done
 
-    def quick(self, data: bytearray) -> bool:
+    def quick(self, request: Request) -> bool:
         """Answer what is asked most: a reader's open of what is known, and its last close."""
+        data = request.data
         code = data[4]
-        if code == Code.OPEN:
+        if code == Code.OPEN and request.size == _OPEN_BYTES:
             (number,) = _u64(data, 16)
             known = self._find_node(number)
             if known is None or data[40] & os.O_ACCMODE or data[41] & _TRUNCATES:
@@ -71,14 +76,16 @@ class Opening:
                     return False
                 known.cached += 1
                 fast.file.count += 1
+            self._done["open"] += 1
             if not self._answer(_OPENED_HEAD + data[8:16] + fast.answer):
                 self.release(fast.number)
             return True
-        if code == Code.RELEASE:
+        if code == Code.RELEASE and request.size == _RELEASE_BYTES:
             (number,) = _u64(data, 40)
             file = self.files.find(number)
             if file is None or file.kind != READER:
                 return False
+            self._done["release"] += 1
             self._answer(_DONE_HEAD + data[8:16])
             self.release(number)
             return True

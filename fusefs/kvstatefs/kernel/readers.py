@@ -43,7 +43,7 @@ class Readers:
         """Open a node for reading; give the answer's body."""
         grace = self._mounted.end_grace(asker.pid)
         try:
-            if grace is not None and grace.known is known:
+            if grace is not None and grace.known is known and grace.handle is not None:
                 return self._open_pinned(known, grace)
             if known.writers:
                 if self._writers.writes(known, asker.pid):
@@ -97,7 +97,7 @@ class Readers:
         if answer is not None:
             return answer
         handle, grace.handle = grace.handle, None
-        assert handle is not None
+        assert handle is not None  # `open` has looked
         if handle.content is None:
             return self._open.direct(known, handle)
         return self._share(known, handle, -1)

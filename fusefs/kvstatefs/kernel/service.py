@@ -44,6 +44,7 @@ _READ = struct.Struct("=QQI")
 _FALLOCATE = struct.Struct("=QQQII")
 _LSEEK = struct.Struct("=QQII")
 _COPY = struct.Struct("=QQQQQQQ")
+_KINDS: Final[dict[int, str]] = {code.value: code.name.lower() for code in Code}
 _QUICK_BYTES: Final = 64 * 1024
 _PARKED_SECONDS: Final = 1.5
 _WRITE_CACHE: Final = 1 << 0
@@ -59,7 +60,8 @@ _MOVING_BYTES: Final = frozenset(
     {Code.FALLOCATE, Code.COPY_FILE_RANGE, Code.COPY_FILE_RANGE_64, Code.LSEEK}
 )
 _NEVER_ANSWERED: Final = frozenset({Code.FORGET, Code.BATCH_FORGET, Code.NOTIFY_REPLY})
-_UNKNOWN_IS_EIO: Final = frozenset({errno.EIO})
+_WRONG: Final = (Malformed, OverflowError, struct.error)
+"""What a request is answered EINVAL for: it is none, or has numbers that nothing has."""
 _LEAST: Final = {
     Code.FORGET: 8, Code.GETATTR: 16, Code.SETATTR: 88, Code.MKNOD: 17, Code.MKDIR: 9,
     Code.RENAME: 10, Code.LINK: 9, Code.OPEN: 8, Code.READ: 40, Code.WRITE: 40, Code.RELEASE: 24,
@@ -97,6 +99,7 @@ class Service:
         """Why the kernel cannot be served, if it cannot."""
         self._fd = fd
         self._tree = tree
+        self._done = tree.counts.done
         self._table = self.mounted.table
         self._passthrough = Passthrough(fd, wanted=passthrough)
         self.keeping = Keeping(ledger, link)
@@ -170,6 +173,7 @@ class Service:
             if handler is None:
                 refuse(errno.ENOSYS)
             _check(code, data, size, length)
+            self._done[_KINDS[code]] += 1
             body = handler(unique, node, data, size, Asker(uid, gid, pid))
         except Exception as error:  # noqa: BLE001  (this is the edge)
             self._fail(unique, code, node, error)
@@ -186,9 +190,10 @@ class Service:
                     os.write(self._fd, ANSWER.pack(16 + len(body), 0, unique) + body)
 
     def _fail(self, unique: int, code: int, node: int, error: Exception) -> None:
-        number = errno.EINVAL if isinstance(error, Malformed) else errno_of(error)
+        number = errno.EINVAL if isinstance(error, _WRONG) else errno_of(error)
         if number == errno.EIO:
             log.warning("%s of node %d: %s", _name(code), node, error or type(error).__name__)
+        self._tree.counts.failed(_KINDS.get(code, "unknown"), number)
         if code not in _NEVER_ANSWERED:
             with contextlib.suppress(OSError):
                 os.write(self._fd, failure(unique, number))
@@ -358,6 +363,7 @@ class Service:
         # What comes from a mapping has its place, wherever the handle would append.
         back = flags & _WRITE_CACHE and getattr(file.handle, "write_back", None)
         written = (back or file.handle.write)(offset, content)
+        self.opening.writers.wrote(file)
         if flags & _WRITE_KILLS_SET_ID:
             self.changing.wrote_with_set_id(file.known)
         return struct.pack("=II", written, 0)
@@ -399,6 +405,7 @@ class Service:
         file = self.opening.get(number)
         self.opening.writers.wrote(file)
         file.handle.allocate(mode, offset, length)
+        self.opening.writers.wrote(file)
         return b""
 
     def _lseek(self, unique: int, node: int, data: bytearray, size: int, asker: Asker) -> bytes:
@@ -413,6 +420,7 @@ class Service:
         self.opening.writers.wrote(file)
         reader = self.opening.get(source).handle
         copied = file.handle.copy_from(reader, offset, target_offset, length)
+        self.opening.writers.wrote(file)
         if data[4] == Code.COPY_FILE_RANGE_64:
             return struct.pack("=Q", copied)
         return struct.pack("=II", min(copied, 0xFFFF_F000), 0)

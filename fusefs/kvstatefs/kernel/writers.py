@@ -149,7 +149,13 @@ class Writers:
         return OPENED.pack(number, Open.KEEP_CACHE, 0)
 
     def wrote(self, file: OpenFile) -> None:
-        """Take note that what a writer's node shows is not what is stored."""
+        """Take note that what a writer's node shows is not what is stored.
+
+        Before a write, for whoever takes over if this process ends in it, and after it, since
+        another writer may have stored the file in between.
+        """
+        if file.kind != WRITER:
+            return
         file.writes += 1
         file.failed = False
         file.known.shown = None
@@ -174,7 +180,7 @@ class Writers:
                 self._table.becomes(known, found.node, None, found.origin)
             if known.changes == changes:
                 known.shown = content
-            self._open.keeping.stored(known)
+                self._open.keeping.stored(known)
 
     def close(self, known: Known, file: OpenFile) -> None:
         """Let a writer go; after the last one the node shows what is stored, if its pages do."""
