@@ -131,6 +131,18 @@ class TestOpenFiles:
 
         assert (workflow / "f").read_bytes() == b""
 
+    def test_a_large_file_that_is_emptied_before_it_is_stored_leaves_no_file(
+        self, workflow, process
+    ):
+        (workflow / "f").write_bytes(os.urandom(70_000))
+        with opened(workflow / "f", os.O_WRONLY | os.O_APPEND) as fd:
+            os.write(fd, b"more")
+            os.truncate(workflow / "f", 0)
+            os.fsync(fd)
+
+        assert (workflow / "f").read_bytes() == b""
+        assert process.problems() == []
+
     def test_fsync_stores_before_close(self, workflow, process):
         with opened(workflow / "f", os.O_WRONLY | os.O_CREAT) as fd:
             os.write(fd, b"text")
