@@ -317,6 +317,7 @@ class Kernel:
             if owner is loop or owner is feed or owner is self.serving:
                 thread.join(SECONDS)
                 assert not thread.is_alive(), thread
+        assert self.service.mounted.notices.settle(SECONDS)
         self._near.shutdown(socket.SHUT_RDWR)
         self._reader.join(SECONDS)
         self._near.close()

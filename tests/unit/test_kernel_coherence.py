@@ -233,41 +233,65 @@ def test_a_thousand_commits_are_looked_at_in_order(kernel, other):
 # What this mount changes itself
 
 
-def test_what_the_kernel_asked_for_brings_no_notice(kernel):
+@pytest.fixture
+def late_feed(kernel, other, monkeypatch):
+    """Nobody looks at commits until this is set: a look in the middle of an operation tells more.
+
+    What it tells then is needless, and does no harm.
+    """
+    store, waiting, go_on = kernel.tree.store, threading.Event(), threading.Event()
+    wait = store.wait
+
+    def wait_late(*arguments):
+        waiting.set()
+        assert go_on.wait(60)
+        return wait(*arguments)
+
+    monkeypatch.setattr(store, "wait", wait_late)
+    other.namespace("ci")["something"] = 1
+    assert waiting.wait(20)
+    yield go_on
+    go_on.set()
+
+
+def test_what_the_kernel_asked_for_brings_no_notice(kernel, late_feed):
     folder = kernel.walk("all/acme/weekly").number
     kernel.walk(PATH)
     kernel.put(folder, "new", b"data")
     kernel.rename(folder, "new", folder, "newer")
     kernel.mkdir(kernel.walk("all/acme").number, "daily")
     kernel.unlink(folder, "newer")
+    late_feed.set()
 
     assert [each for each in kernel.told() if each[0] == "entry"] == []
 
 
-def test_writing_through_the_kernel_leaves_the_name_to_it(kernel):
+def test_writing_through_the_kernel_leaves_the_name_to_it(kernel, late_feed):
     entry, writing = kernel.open_path(PATH, os.O_WRONLY | os.O_TRUNC)
     kernel.write(entry.number, writing.handle, b"second")
     kernel.close(entry.number, writing.handle)
+    late_feed.set()
 
     assert [each for each in kernel.told() if each[0] == "entry"] == []
 
 
-def test_the_kernel_hears_of_its_own_changes_in_the_other_views(kernel):
+def test_the_kernel_hears_of_its_own_changes_in_the_other_views(kernel, late_feed):
     hot, both = (kernel.walk(f"{view}/acme/weekly") for view in ("hot", "all"))
     assert kernel.lookup(hot.number, "new").number == 0
-    kernel.told()
 
     kernel.put(both.number, "new", b"data")
+    late_feed.set()
 
     assert [each for each in kernel.told() if each[0] == "entry"] == entries((hot, "new"))
 
 
-def test_a_removal_in_one_view_takes_back_the_name_in_the_others(kernel):
+def test_a_removal_in_one_view_takes_back_the_name_in_the_others(kernel, late_feed):
     hot, both = (kernel.walk(f"{view}/acme/weekly") for view in ("hot", "all"))
     kernel.lookup(hot.number, "a")
     kernel.lookup(both.number, "a")
 
     kernel.unlink(both.number, "a")
+    late_feed.set()
 
     assert [each for each in kernel.told() if each[0] == "entry"] == entries((hot, "a"))
 
@@ -446,3 +470,24 @@ def test_a_journal_that_was_trimmed_too_early_takes_all_back(kernel, other, monk
     kernel.wait_for_notice("entry", folder.number, "a")
     entry, opened = kernel.open_path(PATH)
     assert kernel.read(entry.number, opened.handle) == b"second content"
+
+
+def test_a_listing_that_was_read_whole_is_not_given_after_a_change(kernel, other):
+    folder = kernel.walk("all/acme/weekly")
+    assert [each.name for each in kernel.listing(folder.number)][2:] == ["a", "b"]
+    assert [each.name for each in kernel.listing(folder.number)][2:] == ["a", "b"]
+
+    other.artifacts.put("acme/weekly/c", b"")
+
+    assert [each.name for each in kernel.listing(folder.number)][2:] == ["a", "b", "c"]
+
+
+def test_a_key_that_has_expired_is_not_listed_again(kernel, other, clock):
+    other.namespace("ci").set("short", 1, ttl=10)
+    other.namespace("ci").set("long", 1)
+    folder = kernel.walk("state/ci")
+    assert {"short", "long"} <= {each.name for each in kernel.listing(folder.number)}
+
+    clock.advance(11)
+
+    assert "short" not in {each.name for each in kernel.listing(folder.number)}

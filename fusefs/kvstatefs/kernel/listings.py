@@ -187,6 +187,8 @@ class Listings:
     def _keep(self, folder: OpenFolder) -> None:
         """Remember a folder that was listed to its end, if nothing has changed meanwhile."""
         names, node = folder.names, folder.known.node
+        if tag_of(node) not in _KEPT:
+            return  # keys expire without a change
         if folder.whole is not None or len(names) > _NAMES_MAX or node in self._whole:
             return
         if self._tree.version() != folder.version or any(
