@@ -143,6 +143,15 @@ class TestOpenFiles:
         assert (workflow / "f").read_bytes() == b""
         assert process.problems() == []
 
+    def test_a_reader_keeps_all_of_what_had_grown_when_it_opened_it(self, workflow):
+        (workflow / "f").write_bytes(b"a" * 10)
+        with (workflow / "f").open("ab") as file:
+            file.write(b"b" * 10_000)
+        with opened(workflow / "f") as fd:
+            (workflow / "f").write_bytes(b"c" * 1000)
+
+            assert os.pread(fd, 20_000, 0) == b"a" * 10 + b"b" * 10_000
+
     def test_fsync_stores_before_close(self, workflow, process):
         with opened(workflow / "f", os.O_WRONLY | os.O_CREAT) as fd:
             os.write(fd, b"text")

@@ -306,10 +306,11 @@ class Content:
         self.stored = 0
         self.dirty = False
         self.emptied = False
+        self.written = False
         self.handles = set()
 
     def changed(self, data, *, emptied=False):
-        self.dirty = True
+        self.dirty = self.written = True
         self.emptied = emptied
         if data != self.versions[-1]:
             self.versions.append(data)
@@ -383,7 +384,12 @@ class Pair:
                 fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, max(end - offset, 1))
             os.utime(fd)
             return None
-        return self.theirs.do(operation)
+        done = self.theirs.do(operation)
+        if name == "fallocate" and arguments[1] == KEEP_SIZE and done is None:
+            # Room that does not show is no change, or is one, as a file system likes.
+            times = os.fstat(self.mine.fds[arguments[0]])
+            os.utime(self.theirs.fds[arguments[0]], ns=(times.st_atime_ns, times.st_mtime_ns))
+        return done
 
     def _refused(self, operation):
         """Give the errno that this adapter may answer for what it does not have."""
@@ -474,6 +480,7 @@ class Pair:
         content = self.contents[inode]
         content.handles.add(number)
         self.handles[number] = Handle(flags, inode, content.stored, content)
+        content.written = content.written or self.handles[number].writes
         if flags & os.O_TRUNC:
             self._changed(inode, emptied=True)
 
@@ -553,8 +560,9 @@ class Pair:
         if self._torn(versions):
             return not _is_errno(mine)
         if _is_errno(mine) or mine["size"] not in {len(version) for version in versions}:
-            return False  # and who reads an old content has the attributes of its time
-        return len(versions) > 1 or mine | {"size": None} == theirs | {"size": None}
+            return False  # and who reads beside a writer has the attributes of when it began
+        written = self.handles[operation[1]].content.written
+        return written or mine | {"size": None} == theirs | {"size": None}
 
     def agree_seek(self, operation, mine, theirs, _before):
         """Holes may be larger or smaller, but in a hole there is nothing."""

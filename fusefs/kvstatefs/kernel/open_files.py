@@ -8,7 +8,7 @@ from collections import OrderedDict
 from typing import TYPE_CHECKING, Final
 
 from kvstatefs.kernel.known import DIRECT, OPENED, READER, WRITER, Fast, Known, OpenFile
-from kvstatefs.kernel.wire import Open
+from kvstatefs.kernel.wire import Open, attributes_bytes
 from kvstatefs.nodes import Handle, refuse
 
 if TYPE_CHECKING:
@@ -104,6 +104,7 @@ class OpenFiles:
             if not known.grows_to(found):
                 return False
             known.content = found.content
+            known.packed = attributes_bytes(found, found.inode)
         self.mounted.notices.attributes(known.number)
         return True
 

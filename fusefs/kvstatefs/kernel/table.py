@@ -240,16 +240,17 @@ class Table:
 
     # Changing
 
-    def becomes(self, known: Known, node: Node, content: bytes | None, origin: int = 0) -> None:
+    def becomes(self, known: Known, found: Attributes, content: bytes | None) -> None:
         """Take note that a node is something else by now: an unstored file that was stored."""
         with self.lock:
-            if known.node != node:
+            if known.node != found.node:
                 self._leave(known)
-                known.node = node
-                self._of_node.setdefault(node, []).append(known)
+                known.node = found.node
+                self._of_node.setdefault(found.node, []).append(known)
             known.content = content
-            if origin:
-                known.origin = origin
+            known.packed = attributes_bytes(found, found.inode)
+            if found.origin:
+                known.origin = found.origin
             self.note(known)
 
     def detach(self, known: Known) -> list[tuple[int, str]]:

@@ -177,7 +177,7 @@ class Writers:
         with self._table.lock:
             with contextlib.suppress(NotFound, OSError):
                 found = file.handle.attributes()
-                self._table.becomes(known, found.node, None, found.origin)
+                self._table.becomes(known, found, None)
             if known.changes == changes:
                 known.shown = content
                 self._open.keeping.stored(known)
@@ -198,7 +198,7 @@ class Writers:
             if known.writers > 0:
                 return
             if shown and not known.mixed and found is not None and found.content == shown:
-                self._table.becomes(known, found.node, shown, found.origin)
+                self._table.becomes(known, found, shown)
                 return
             known.content = None if shown is None else shown
             names = self._table.detach(known)
