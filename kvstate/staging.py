@@ -343,8 +343,9 @@ class Staging:
 
     def seal(self) -> Content:
         """Give size, digest and checksums of the content as it is now."""
-        if self._memory is not None:
-            data = bytes(self._memory) if self._whole is None else self._whole
+        if self._memory is not None or not self._size:
+            # What was cut to nothing has no file, either.
+            data = bytes(self._memory or b"") if self._whole is None else self._whole
             proof = hashlib.sha256(data).digest() if self.proven else b""
             return Content(len(data), digest(data), data, self.blob, (), proof)
         sums = self._sums

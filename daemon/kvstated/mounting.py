@@ -1,11 +1,13 @@
 """The mount is a process of its own: started, watched, restarted and ended here.
 
-It is started as ``python -m kvstatefs STORE MOUNTPOINT -f``, which opens the store for itself; what
-one of the two processes does to itself leaves the other alive. A mount is believed when the folder
-lies on another device than before *and* can be listed, since a dead one still looks mounted.
+It is started as ``python -m kvstatefs STORE MOUNTPOINT -f``, which opens the store for itself (or
+has a worker of its own do so); what one does to itself leaves the other alive. A mount is believed
+when the folder lies on another device than before *and* can be listed, since a dead one still looks
+mounted.
 
 A mount point that a dead process left behind (ENOTCONN), or that an earlier daemon's mount process
 still serves, is unmounted lazily before ours is mounted over it: files that are open there stay so.
+Which process that is says `MOUNT_FILE` in the store. A live mount that somebody else made stays.
 """
 
 from __future__ import annotations
@@ -19,13 +21,13 @@ import subprocess
 import sys
 import threading
 import time
+from pathlib import Path
 from typing import TYPE_CHECKING, Final
 
 from kvstate.errors import InvalidConfig, Unavailable
 
 if TYPE_CHECKING:
     from collections.abc import Callable
-    from pathlib import Path
 
 __all__ = ["Mount"]
 
@@ -38,6 +40,8 @@ STEADY_SECONDS: Final = 60.0
 _LOOK_SECONDS = 0.02
 _OURS = "fuse.kvstatefs"
 _WRONG_USAGE = 2
+MOUNT_FILE: Final = "kvstated.mount"
+"""In the store: pid and start of the mount process that a daemon started last."""
 
 log = logging.getLogger(__name__)
 
@@ -67,14 +71,17 @@ class Mount:
         self._stopping.set()
         with self._lock:
             process = self._process
+        alive = process is not None and process.poll() is None
+        device = _device_on(self._mountpoint) if alive else None
         if process is not None:
             _end(process, seconds)
         if self._thread.ident is not None:
             self._thread.join(seconds)  # it may be in the middle of mounting again
-        if is_ours(self._mountpoint, self._store):
+        if device is not None and _device_on(self._mountpoint) == device:
             unmount(self._mountpoint)
         if process is not None:
             _kill(process)
+            _forget_process(self._store)
 
     def _mount(self, cancelled: Callable[[], bool]) -> None:
         if is_dead(self._mountpoint):
@@ -85,6 +92,7 @@ class Mount:
             heal(self._mountpoint, self._store)
             check_folder(self._mountpoint)
             device = self._mountpoint.stat().st_dev
+        before = _device_on(self._mountpoint)
         command = [sys.executable, "-m", "kvstatefs", str(self._store), str(self._mountpoint)]
         process = subprocess.Popen(  # noqa: S603  (our own package, by its full path)
             [*command, "-f", *(["-o", self._options] if self._options else [])],
@@ -93,11 +101,12 @@ class Mount:
         )
         with self._lock:
             self._process = process
+        _remember_process(self._store, process.pid)
         try:
             self._wait_until_mounted(process, device, cancelled)
         except BaseException:
             _kill(process)
-            if is_ours(self._mountpoint, self._store):
+            if is_ours(self._mountpoint, self._store) and _device_on(self._mountpoint) != before:
                 unmount(self._mountpoint)
             raise
 
@@ -161,10 +170,16 @@ def check_folder(mountpoint: Path) -> None:
 
 
 def heal(mountpoint: Path, store: Path) -> None:
-    """Unmount what a dead process, or an earlier daemon of this store, left on this folder."""
+    """Unmount what a dead process, or an earlier daemon of this store, left on this folder.
+
+    `InvalidConfig` if the store is mounted there by a live process that no daemon started.
+    """
     for _ in range(8):  # mounts may lie on one another
         # What is known first: a mount that is stuck would not answer a listing.
-        if not (is_ours(mountpoint, store) or is_dead(mountpoint)):
+        if not (is_ours(mountpoint, store) and _remembered(store)) and not is_dead(mountpoint):
+            if is_ours(mountpoint, store):
+                why = "this store is mounted there already, not by a daemon: unmount it first"
+                raise InvalidConfig(f"mount point {str(mountpoint)!r}", why)
             return
         log.warning("unmounting what was left on %s", mountpoint)
         unmount(mountpoint)
@@ -179,17 +194,54 @@ def is_dead(mountpoint: Path) -> bool:
     return False
 
 
+def _remember_process(store: Path, pid: int) -> None:
+    with contextlib.suppress(OSError):
+        (store / MOUNT_FILE).write_text(f"{pid} {_started(pid)}\n")
+
+
+def _forget_process(store: Path) -> None:
+    with contextlib.suppress(OSError):
+        (store / MOUNT_FILE).unlink()
+
+
+def _remembered(store: Path) -> bool:
+    """Whether the mount process that a daemon of this store started is still alive."""
+    with contextlib.suppress(OSError, ValueError):
+        pid, started = (store / MOUNT_FILE).read_text().split()
+        return bool(started) and started == _started(int(pid))
+    return False
+
+
+def _started(pid: int) -> str:
+    """Give when a process began, in ticks (proc(5)): a number that comes back is another one."""
+    with contextlib.suppress(OSError):
+        return Path(f"/proc/{pid}/stat").read_text().rpartition(")")[2].split()[19]
+    return ""
+
+
+def _device_on(mountpoint: Path) -> str | None:
+    """Give the device number of what is mounted on exactly this folder."""
+    found = _line_of(mountpoint)
+    return found and found.split(" ")[2]
+
+
 def mounted(mountpoint: Path) -> tuple[str, str] | None:
     """Give type and source of what is mounted on exactly this folder; None if nothing is."""
+    line = _line_of(mountpoint)
+    if line is None:
+        return None
+    kind, source = line.partition(" - ")[2].split(" ")[:2]
+    return kind, _unescaped(source)
+
+
+def _line_of(mountpoint: Path) -> str | None:
+    """Give the line of what is uppermost there; None if nothing is mounted."""
     wanted = _real_path(mountpoint)
     found = None
     with open("/proc/self/mountinfo", encoding="utf-8", errors="surrogateescape") as lines:  # noqa: PTH123
         for line in lines:
-            fields, _, rest = line.partition(" - ")
-            where = fields.split(" ")[4]
-            if _unescaped(where) == wanted:
-                kind, source = rest.split(" ")[:2]
-                found = kind, _unescaped(source)  # the last one lies on top
+            if _unescaped(line.split(" ")[4]) == wanted:
+                found = line  # the last one lies on top
     return found
 
 

@@ -48,12 +48,14 @@ class ArtifactCopy(WorkingCopy[Staging]):
         *,
         tier: int | None,
         fresh: bool,
+        emptied: bool,
         stored: Callable[[ArtifactCopy, File], None],
     ) -> None:
         """Be the copy of ``base``, or (None) of a file that is to be made with this identity.
 
-        ``tier`` is where it is to be stored; None leaves it where it is. ``stored`` is called when
-        it has a record for the first time.
+        ``emptied`` says that its content is of no use: it is about to be emptied. ``tier`` is where
+        it is to be stored; None leaves it where it is. ``stored`` is called when it has a record
+        for the first time.
         """
         self.parent, self.name = place
         self.identity = identity
@@ -69,7 +71,7 @@ class ArtifactCopy(WorkingCopy[Staging]):
         self._on_stored = stored
         # What is stored is held on to: it may be gone by the time that it is loaded.
         self._pinned: ReadHandle | None = None
-        if base is not None and not fresh:
+        if base is not None and not fresh and not emptied:
             with suppress(StateError):  # who overwrites what is damaged need not read it
                 self._pinned = ReadHandle(records, base)
         self._kept: bytes | None = None

@@ -64,6 +64,7 @@ class Files(PlainView):
         mode: int = 0o644,
         caller: Caller | None = None,
         fresh: bool,
+        emptied: bool = False,
     ) -> tuple[ArtifactCopy, bool]:
         """Let one more writer write to an artifact, or to a file that is to be made at a place.
 
@@ -84,6 +85,7 @@ class Files(PlainView):
                 making,
                 tier=tier,
                 fresh=fresh,
+                emptied=emptied,
                 stored=self._adopt,
             )
             if base is None:
@@ -127,6 +129,13 @@ class Files(PlainView):
             refuse(errno.ENOENT)
         return file
 
+    def _shadow(self, copy: ArtifactCopy) -> File | None:
+        """Give what has a file's name until it is stored, if that is there still."""
+        known = None if copy.shadows is None else self.records.fetch(copy.shadows.id)
+        if known is None or (known.parent, known.name) != (copy.parent, copy.name):
+            return None
+        return known
+
     def _copy(self, file: File | ArtifactCopy) -> ArtifactCopy | None:
         return file if isinstance(file, ArtifactCopy) else self.copies.find(file.id)
 
@@ -135,9 +144,10 @@ class Files(PlainView):
         file = self._file(node)
         if not isinstance(file, ArtifactCopy):
             return self.records.attributes(file)
-        if file.shadows is None:
+        shadow = self._shadow(file)
+        if shadow is None:
             refuse(errno.ENOENT)
-        found = self.records.attributes(file.shadows)
+        found = self.records.attributes(shadow)
         return found._replace(node=file.identity, inode=file.identity)
 
     def open_written(self, node: Node) -> Handle | None:
@@ -181,13 +191,14 @@ class Files(PlainView):
         reads = flags & os.O_ACCMODE == os.O_RDONLY and not flags & os.O_TRUNC
         if isinstance(file, ArtifactCopy):
             if reads:
-                return ReadHandle(self.records, file.shadows, file)
+                return ReadHandle(self.records, self._shadow(file), file)
             copy = self.copies.join(file)
         else:
             if reads:
                 self.store.reads.note(file)
                 return ReadHandle(self.records, file)
-            copy, _ = self.share((file.parent, file.name), file, fresh=False)
+            place, emptied = (file.parent, file.name), bool(flags & os.O_TRUNC)
+            copy, _ = self.share(place, file, fresh=False, emptied=emptied)
         return self.writing(copy, flags)
 
     def setattr(self, node: Node, changes: Changes) -> Attributes:

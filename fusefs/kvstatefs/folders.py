@@ -68,6 +68,7 @@ class FolderView(FolderMoving):
             mode=mode,
             caller=self._owner(folder, caller),
             fresh=not visible,
+            emptied=bool(flags & os.O_TRUNC),
         )
         if not made and not visible and self.tier is not None:
             copy.begin_in(self.tier)

@@ -46,6 +46,9 @@ _NOW: Final = (1 << 30) - 1
 _OMIT: Final = (1 << 30) - 2
 _UNCHANGED: Final = 0xFFFF_FFFF
 
+_KEPT_SECONDS: Final = 0.9 * STALE_SECONDS
+"""For how long the kernel is told to keep: its clock is coarse, and the bound is a bound."""
+
 _Address = ctypes.c_void_p
 _Path = ctypes.c_char_p
 _Size = ctypes.c_size_t
@@ -128,12 +131,12 @@ class FusepyMount:
             "big_writes",
             "atomic_o_trunc",
             "max_read=131072",
-            f"attr_timeout={STALE_SECONDS}",
-            f"entry_timeout={STALE_SECONDS}",
+            f"attr_timeout={_KEPT_SECONDS}",
+            f"entry_timeout={_KEPT_SECONDS}",
             "negative_timeout=0",
             *options,
         )
-        self.session = Session(self._library, self._attributes_of, self._release_reader)
+        self.session = Session(self._library, self._attributes_of, self._release_reader, self._keep)
         self._files = Operations(
             tree, mountpoint, self.session.step_aside, self.session.open_nodes.unlinked
         )
@@ -144,6 +147,9 @@ class FusepyMount:
             return False
         self.session.open_nodes.released(number)
         return True
+
+    def _keep(self, number: int, changes: Changes) -> None:
+        self._files.keep(number, changes)
 
     def _attributes_of(self, number: int) -> Attributes:
         return self._files.fgetattr(number)

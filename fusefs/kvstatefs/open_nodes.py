@@ -11,12 +11,17 @@ import struct
 import threading
 from typing import TYPE_CHECKING, Final
 
+from kvstatefs.nodes import Changes
+
 if TYPE_CHECKING:
     from kvstatefs.nodes import Attributes
 
-__all__ = ["OpenNodes", "packed_attributes"]
+__all__ = ["OpenNodes", "packed_attributes", "requested_changes"]
 
 _SECOND: Final = 1_000_000_000
+_HEADER_BYTES: Final = 40
+_CHANGES = struct.Struct("=I28xqq8xII4xI4xII")
+_MODE, _UID, _GID, _ACCESSED, _ACCESSED_NOW = 1, 2, 4, 16, 128  # FATTR_...; modified: next bit
 _ATTRIBUTES = struct.Struct("=QIIQQQqqqIIIIIIIIII")  # struct fuse_attr_out of linux/fuse.h
 
 
@@ -30,6 +35,24 @@ def packed_attributes(found: Attributes) -> bytes:
         *(found.inode, found.size, -(-found.size // 512)),
         *(accessed, modified, changed, accessed_ns, modified_ns, changed_ns),
         *(found.mode, 0, found.uid, found.gid, 0, 4096, 0),
+    )
+
+
+def requested_changes(request: bytes | bytearray, now_ns: int) -> Changes:
+    """Give what a request to set attributes asks for, but for the size (struct fuse_setattr_in)."""
+    fields = _CHANGES.unpack_from(request, _HEADER_BYTES)
+    valid, times, parts, mode, uid, gid = fields[0], fields[1:3], fields[3:5], *fields[5:]
+    moments: list[int | None] = []
+    for which in (0, 1):
+        given_ns = times[which] * _SECOND + parts[which]
+        is_now = valid & (_ACCESSED_NOW << which)
+        moments.append((now_ns if is_now else given_ns) if valid & (_ACCESSED << which) else None)
+    return Changes(
+        mode=mode if valid & _MODE else None,
+        uid=uid if valid & _UID else None,
+        gid=gid if valid & _GID else None,
+        accessed_ns=moments[0],
+        modified_ns=moments[1],
     )
 
 

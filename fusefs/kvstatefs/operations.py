@@ -284,6 +284,10 @@ class Operations:
             self.cache.wait(path, _PATIENCE_SECONDS)
         self.tree.setattr(self.paths.find(path).attributes.node, changes)
 
+    def keep(self, number: int, changes: Changes) -> None:
+        """Change attributes of an open file that has no name any more."""
+        self._open[number].handle.keep(changes)
+
     def mkdir(self, path: bytes, mode: int, caller: Caller) -> None:
         """Make a folder."""
         self._step_aside()

@@ -25,15 +25,16 @@ import os
 import struct
 import sys
 import threading
+import time
 from typing import TYPE_CHECKING, Final
 
 from kvstatefs.errnos import errno_of
-from kvstatefs.open_nodes import OpenNodes, packed_attributes
+from kvstatefs.open_nodes import OpenNodes, packed_attributes, requested_changes
 
 if TYPE_CHECKING:
     from collections.abc import Callable
 
-    from kvstatefs.nodes import Attributes
+    from kvstatefs.nodes import Attributes, Changes
 
 __all__ = ["Session", "packed_open_flags"]
 
@@ -102,14 +103,17 @@ class Session:
         library: ctypes.CDLL,
         attributes: Callable[[int], Attributes],
         release: Callable[[int], bool],
+        keep: Callable[[int, Changes], None] = lambda _number, _changes: None,
     ) -> None:
         """Prepare; `start` begins when the mount is there.
 
-        ``attributes`` gives those of an open handle by its number.
+        ``attributes`` gives those of an open handle by its number, ``keep`` changes them where the
+        file's name is gone.
         """
         self.open_nodes = OpenNodes()
         self._attributes = attributes
         self._release = release
+        self._keep = keep
         self._lost: set[int] = set()
         """Threads of other processes that lost a name to a rename and look for it again."""
         self._found = threading.Condition()
@@ -232,6 +236,8 @@ class Session:
         if number is None or (code == _SETATTR and request[40] & _SIZE_CHANGES):
             return False
         try:
+            if code == _SETATTR:
+                self._keep(number, requested_changes(request, time.time_ns()))
             body = packed_attributes(self._attributes(number))
             answer = _ANSWER.pack(_ANSWER.size + len(body), 0, unique) + body
         except Exception as error:  # noqa: BLE001  (this is the edge)

@@ -104,6 +104,19 @@ class MountProcess:
             return list(store.check(verify=True).problems)
 
 
+def mounted_in(folder, adapter):
+    """Mount a store in a folder for a fixture; check it to the last byte afterwards."""
+    folder.mkdir(exist_ok=True)
+    process = MountProcess(folder, adapter)
+    try:
+        process.start()
+        yield process
+    finally:
+        process.end()
+    problems = process.problems()
+    assert problems == [], problems
+
+
 def run(*command, cwd=None, code=0, errors=False, environ=None):
     """Run a tool; give what it said, or (``errors``) the text of what it complained about."""
     done = subprocess.run(

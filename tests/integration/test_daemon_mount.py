@@ -7,6 +7,7 @@ import errno
 import os
 import signal
 import subprocess
+import sys
 import threading
 import time
 
@@ -189,6 +190,20 @@ def test_sigterm_while_a_file_is_open_in_the_mount_still_unmounts(daemon, mountp
         finally:
             inside.kill()
             inside.wait()
+
+
+def test_a_store_that_somebody_else_has_mounted_there_stays_mounted(daemon, mountpoint, tmp_path):
+    mount = [sys.executable, "-m", "kvstatefs", str(daemon.store), str(mountpoint)]
+    subprocess.run(mount, check=True, stdin=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    try:
+        daemon.begin()
+        status = daemon.process.wait(30)
+
+        assert status == 2
+        assert "this store is mounted there already" in daemon.said()
+        assert "hot" in listing(mountpoint)
+    finally:
+        subprocess.run(["fusermount", "-u", "-z", str(mountpoint)], check=True)
 
 
 def test_two_daemons_do_not_share_a_mount_point_by_accident(daemon, mountpoint, tmp_path):

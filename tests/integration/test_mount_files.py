@@ -131,6 +131,18 @@ class TestOpenFiles:
 
         assert (workflow / "f").read_bytes() == b""
 
+    def test_a_large_file_that_is_emptied_before_it_is_stored_leaves_no_file(
+        self, workflow, process
+    ):
+        (workflow / "f").write_bytes(os.urandom(70_000))
+        with opened(workflow / "f", os.O_WRONLY | os.O_APPEND) as fd:
+            os.write(fd, b"more")
+            os.truncate(workflow / "f", 0)
+            os.fsync(fd)
+
+        assert (workflow / "f").read_bytes() == b""
+        assert process.problems() == []
+
     def test_fsync_stores_before_close(self, workflow, process):
         with opened(workflow / "f", os.O_WRONLY | os.O_CREAT) as fd:
             os.write(fd, b"text")
@@ -152,6 +164,17 @@ class TestOpenFiles:
             assert os.pread(fd, 100, 0) == b"abcde"
             assert list(workflow.iterdir()) == []
             workflow.rmdir()
+
+    def test_mode_and_times_of_a_file_without_a_name_are_kept_while_it_is_open(self, workflow):
+        (workflow / "f").write_bytes(b"text")
+        with opened(workflow / "f", os.O_RDWR) as fd:
+            (workflow / "f").unlink()
+            os.fchmod(fd, 0o600)
+            os.utime(fd, ns=(10**18, 2 * 10**18))
+
+            found = os.fstat(fd)
+            assert stat.S_IMODE(found.st_mode) == 0o600
+            assert (found.st_atime_ns, found.st_mtime_ns) == (10**18, 2 * 10**18)
 
     def test_a_reader_of_an_unlinked_file_reads_on(self, workflow):
         data = os.urandom(300_000)

@@ -8,7 +8,7 @@ import subprocess
 
 import pytest
 
-from tests.harness import fuse_or_skip, wait_for
+from tests.harness import wait_for
 from tests.integration.mounts import MountProcess, run, shell
 
 pytestmark = pytest.mark.fuse
@@ -17,9 +17,8 @@ LARGE = os.urandom(300_000)
 
 
 @pytest.fixture(scope="module")
-def process(tmp_path_factory):
-    fuse_or_skip()
-    process = MountProcess(tmp_path_factory.mktemp("introspection"))
+def process(tmp_path_factory, adapter):
+    process = MountProcess(tmp_path_factory.mktemp("introspection"), adapter)
     try:
         process.start()
         yield process

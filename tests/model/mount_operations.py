@@ -388,19 +388,21 @@ class Pair:
     def _refused(self, operation):
         """Give the errno that this adapter may answer for what it does not have."""
         if self.adapter != "fusepy":
-            return "EINVAL" if operation[0] == "rename" and operation[3] == EXCHANGE else None
+            return None
         name, *arguments = operation
         if name == "rename" and arguments[2]:
             return "EINVAL"  # libfuse 2 knows no flags
-        if name == "fallocate":
-            return "ENOTSUP"
+        if name in {"fstat", "fchmod", "same"} and self._is_removed_folder(arguments[0]):
+            return "ESTALE"
         if name == "ftruncate" and os.fstat(self.theirs.fds[arguments[0]]).st_nlink == 0:
             return "ESTALE"  # libfuse's path API: a file without a name
         if name == "map_write" or (name == "map_read" and arguments[1]):
             return "ENODEV"  # pages belong to a name, not to a content
-        if name == "seek" and arguments[2] in {os.SEEK_DATA, os.SEEK_HOLE}:
-            return "EINVAL"
         return None
+
+    def _is_removed_folder(self, number):
+        found = os.fstat(self.theirs.fds[number])
+        return stat.S_ISDIR(found.st_mode) and found.st_nlink < 2
 
     # --- what a reader may see
 
@@ -541,16 +543,18 @@ class Pair:
         return mine in content.versions[content.stored :]
 
     def agree_fstat(self, operation, mine, theirs, _before):
+        """Agree; of a removed file, mode, owner and times are those of when it was opened."""
+        if not _is_errno(mine) and not _is_errno(theirs) and theirs["links"] == 0:
+            known = {name: theirs[name] for name in ("mode", "owner", "mtime")}
+            mine = mine | known
         versions = self._seen(operation[1])
         if versions is None:
             return mine == theirs
         if self._torn(versions):
             return not _is_errno(mine)
-        sizes = {len(version) for version in versions}
-        rest = {"size": None, "mtime": None}
-        if len(versions) == 1:
-            rest = {"size": None}
-        return mine["size"] in sizes and mine | rest == theirs | rest
+        if _is_errno(mine) or mine["size"] not in {len(version) for version in versions}:
+            return False  # and who reads an old content has the attributes of its time
+        return len(versions) > 1 or mine | {"size": None} == theirs | {"size": None}
 
     def agree_seek(self, operation, mine, theirs, _before):
         """Holes may be larger or smaller, but in a hole there is nothing."""

@@ -8,14 +8,12 @@ from __future__ import annotations
 
 import os
 import random
-import shutil
-import tempfile
 from itertools import count
 from pathlib import Path
 
 import pytest
 
-from tests.integration.mounts import MountProcess
+from tests.integration.mounts import mounted_in
 from tests.model.mount_operations import (
     Chooser,
     Different,
@@ -31,32 +29,11 @@ OPERATIONS = int(os.environ.get("KVSTATE_MOUNT_OPERATIONS", "2500"))
 SEED = int(os.environ.get("KVSTATE_MOUNT_SEED", "1"))
 COMPARED_EVERY = 500
 ALL_CLOSED = ("all closed",)
-MEMORY = Path("/dev/shm")
-ROOM_BYTES = 1 << 30
-
-
-@pytest.fixture(scope="module")
-def memory(tmp_path_factory):
-    """A folder in memory, where there is one: this is not about disks, and a sync costs nothing."""
-    roomy = MEMORY.is_dir() and os.access(MEMORY, os.W_OK)
-    if not roomy or shutil.disk_usage(MEMORY).free < ROOM_BYTES:
-        yield tmp_path_factory.mktemp("memory")
-        return
-    with tempfile.TemporaryDirectory(dir=MEMORY, prefix="kvstate-test-") as folder:
-        yield Path(folder)
 
 
 @pytest.fixture(scope="module")
 def process(adapter, memory):
-    folder = memory / adapter
-    folder.mkdir()
-    process = MountProcess(folder, adapter)
-    try:
-        process.start()
-        yield process
-    finally:
-        process.end()
-    assert process.problems() == []
+    yield from mounted_in(memory / adapter, adapter)
 
 
 @pytest.fixture
@@ -66,8 +43,8 @@ def numbers():
 
 def fresh_pair(process, adapter, number):
     """Make two empty folders."""
-    mine = process.path / "all/model" / f"workflow-{number}"
-    theirs = process.path.parent / "plain" / f"workflow-{number}"
+    mine = process.path / "all/model" / f"workflow-{number}/d"
+    theirs = process.path.parent / "plain" / f"workflow-{number}/d"
     mine.mkdir(parents=True)
     theirs.mkdir(parents=True)
     return Pair(mine, theirs, adapter)

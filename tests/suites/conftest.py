@@ -6,7 +6,15 @@ import itertools
 
 import pytest
 
+from tests.integration.mounts import mounted_in
+
 _NUMBERS = itertools.count(1)
+
+
+@pytest.fixture(scope="module")
+def mounted(adapter, memory):
+    """As elsewhere, on a disk in memory: suites are about what calls do."""
+    yield from mounted_in(memory / adapter, adapter)
 
 
 @pytest.fixture

@@ -470,3 +470,24 @@ def test_a_journal_that_was_trimmed_too_early_takes_all_back(kernel, other, monk
     kernel.wait_for_notice("entry", folder.number, "a")
     entry, opened = kernel.open_path(PATH)
     assert kernel.read(entry.number, opened.handle) == b"second content"
+
+
+def test_a_listing_that_was_read_whole_is_not_given_after_a_change(kernel, other):
+    folder = kernel.walk("all/acme/weekly")
+    assert [each.name for each in kernel.listing(folder.number)][2:] == ["a", "b"]
+    assert [each.name for each in kernel.listing(folder.number)][2:] == ["a", "b"]
+
+    other.artifacts.put("acme/weekly/c", b"")
+
+    assert [each.name for each in kernel.listing(folder.number)][2:] == ["a", "b", "c"]
+
+
+def test_a_key_that_has_expired_is_not_listed_again(kernel, other, clock):
+    other.namespace("ci").set("short", 1, ttl=10)
+    other.namespace("ci").set("long", 1)
+    folder = kernel.walk("state/ci")
+    assert {"short", "long"} <= {each.name for each in kernel.listing(folder.number)}
+
+    clock.advance(11)
+
+    assert "short" not in {each.name for each in kernel.listing(folder.number)}

@@ -59,3 +59,11 @@ def test_advice_that_a_file_cannot_take_is_kept_back():
     finally:
         os.close(source)
         os.close(target)
+
+
+def test_what_was_in_a_file_and_is_empty_now_needs_no_file(staging):
+    staging.write(0, b"x" * MIB)
+    staging.truncate(0)
+
+    assert staging.seal().inline == b""
+    assert staging.seal().size == 0

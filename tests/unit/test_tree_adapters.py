@@ -27,8 +27,8 @@ from kvstatefs import mountpoint
 from kvstatefs.descriptors import has_open
 from kvstatefs.errnos import errno_of
 from kvstatefs.kernel_cache import KernelCache
-from kvstatefs.nodes import Attributes
-from kvstatefs.open_nodes import OpenNodes, packed_attributes
+from kvstatefs.nodes import Attributes, Changes
+from kvstatefs.open_nodes import OpenNodes, packed_attributes, requested_changes
 from kvstatefs.options import parse_options
 from kvstatefs.paths import Paths
 from kvstatefs.session import Session, packed_open_flags
@@ -377,6 +377,34 @@ class TestLayouts:
         assert len(data) == 16 + 88
         assert struct.unpack_from("=QQQ", data, 16) == (8, 1000, 2)
         assert struct.unpack_from("=IIII", data, 16 + 60) == (0o100644, 0, 1, 2)
+
+
+class TestRequestedChanges:
+    def request(self, valid, **given):
+        fields = (
+            dict.fromkeys(("atime", "mtime", "atimensec", "mtimensec", "mode", "uid", "gid"), 0)
+            | given
+        )
+        body = struct.pack("=IIQQQ", valid, 0, 0, 0, 0)
+        body += struct.pack("=QQQ", fields["atime"], fields["mtime"], 0)
+        body += struct.pack("=III", fields["atimensec"], fields["mtimensec"], 0)
+        body += struct.pack("=IIIII", fields["mode"], 0, fields["uid"], fields["gid"], 0)
+        assert len(body) == 88  # struct fuse_setattr_in
+        return bytes(40) + body
+
+    def test_only_what_is_valid_is_asked_for(self):
+        given = {"mode": 0o100600, "uid": 5, "gid": 6, "atime": 7, "mtime": 8, "mtimensec": 9}
+
+        assert requested_changes(self.request(0, **given), 1) == Changes()
+        assert requested_changes(self.request(1 | 2 | 4, **given), 1) == Changes(0o100600, 5, 6)
+        assert requested_changes(self.request(16, **given), 1) == Changes(accessed_ns=7 * 10**9)
+        modified = Changes(modified_ns=8 * 10**9 + 9)
+        assert requested_changes(self.request(32, **given), 1) == modified
+
+    def test_now_is_what_the_clock_says(self):
+        now = Changes(accessed_ns=77, modified_ns=77)
+
+        assert requested_changes(self.request(16 | 32 | 128 | 256), 77) == now
 
 
 class TestOpenNodes:

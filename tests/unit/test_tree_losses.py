@@ -85,6 +85,17 @@ class TestTiers:
         handle.release()
 
 
+def test_what_was_large_and_is_cut_to_nothing_leaves_no_file(walker, store, tmp_path):
+    handle = walker.create(PATH)
+    handle.write(0, LARGE)
+    handle.truncate(0)
+    handle.flush()
+    handle.release()
+
+    assert store.artifacts.get(NAME) == b""
+    assert [each for each in (tmp_path / "store/tiers").glob("*/??/*") if each.is_file()] == []
+
+
 class TestContentThatWasStoredBefore:
     def test_content_that_another_deleted_is_stored_anew(self, walker, store):
         walker.write(PATH, LARGE)

@@ -79,6 +79,17 @@ class TestOverAnotherBeforeItIsStored:
         assert walker.read(B) == b"third"
         assert walker.names("hot/acme/weekly") == ["b"]
 
+    def test_what_it_replaced_may_be_gone_before_and_then_it_reads_as_empty(
+        self, walker, store, handle
+    ):
+        store.artifacts.delete("acme/weekly/b")
+
+        assert walker.read(B) == b""
+        with refused(errno.ENOENT):
+            walker.tree.stored(self.made)
+        handle.flush()
+        assert walker.read(B) == b"new and longer"
+
     def test_what_it_replaced_may_be_gone_by_then(self, walker, store, handle):
         store.artifacts.delete("acme/weekly/b")
         handle.flush()

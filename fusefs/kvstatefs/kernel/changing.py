@@ -258,7 +258,11 @@ class Changing:
         except Exception as error:
             if errno_of(error) != errno.ENOENT or not known.handles:
                 raise
-            return  # removed, and still open: nobody will see it again
+            for number in list(known.handles):  # removed, and still open: its holders see it
+                file = self._opening.find(number)
+                if file is not None:
+                    file.handle.keep(changes)
+            return
         if not known.writers and found.content == known.content:
             with self._table.lock:
                 known.packed = attributes_bytes(found, found.inode)

@@ -146,7 +146,7 @@ class Control:
             _answer(client, {"error": "another upgrade is under way"})
         elif not state["ready"]:
             _answer(client, {"error": "no worker is ready: try again"})
-        elif not os.path.isabs(python) or not os.access(python, os.X_OK):  # noqa: PTH117
+        elif not os.path.isabs(python) or not os.access(python, os.X_OK, effective_ids=True):  # noqa: PTH117
             _answer(client, {"error": f"{python!r} cannot be run by the supervisor"})
         else:
             before, version = str(state["python"]), str(state["version"])

@@ -23,6 +23,7 @@ class Events:
     def __init__(self) -> None:
         self._epoll = select.epoll()
         self._calls: dict[int, Callable[[], None]] = {}
+        self._new: set[int] = set()
         self._times: list[tuple[float, Callable[[], None]]] = []
 
     def watch(
@@ -30,6 +31,7 @@ class Events:
     ) -> None:
         """Call when the descriptor can be read; with ``events=0``, only when it is broken."""
         self._calls[descriptor] = call
+        self._new.add(descriptor)
         self._epoll.register(descriptor, events)
 
     def unwatch(self, descriptor: int) -> None:
@@ -50,9 +52,12 @@ class Events:
         waits = [at - time.monotonic() for at, _ in self._times]
         if longest is not None:
             waits.append(longest)
-        for descriptor, _ in self._epoll.poll(max(min(waits), 0) if waits else None):
+        happened = self._epoll.poll(max(min(waits), 0) if waits else None)
+        self._new.clear()
+        for descriptor, _ in happened:
             call = self._calls.get(descriptor)
-            if call is not None:  # what was called before may have unwatched it
+            # What was called before may have unwatched it, and its number may be another's now.
+            if call is not None and descriptor not in self._new:
                 call()
         now = time.monotonic()
         due = [each for each in self._times if each[0] <= now]
@@ -73,15 +78,15 @@ class Events:
                 stop()
 
         watched = (*_STOPPING, signal.SIGCHLD)
-        before = {number: signal.signal(number, _nothing) for number in watched}
         old = signal.set_wakeup_fd(writing, warn_on_full_buffer=False)
+        before = {number: signal.signal(number, _nothing) for number in watched}
         self.watch(reading, read)
         try:
             yield
         finally:
-            signal.set_wakeup_fd(old)
             for number, handler in before.items():
                 signal.signal(number, handler)
+            signal.set_wakeup_fd(old)
             self.unwatch(reading)
             os.close(reading)
             os.close(writing)

@@ -73,8 +73,11 @@ class Link:
 
         From now on the callbacks are called: set them before.
         """
-        self._send(packets.READY, b"1" if resumable else b"0")
-        threading.Thread(target=self._listen, name="link", daemon=True).start()
+        listening = threading.Thread(target=self._listen, name="link", daemon=True)
+        listening.start()
+        # By the end of this thread, which waits for nothing in the kernel, the supervisor knows
+        # that this process was killed.
+        self._send(packets.READY, b"%d%d" % (resumable, listening.native_id or 0))
 
     def held(self) -> dict[bytes, int]:
         """Give the descriptors that earlier workers had held, by name; they are the caller's."""

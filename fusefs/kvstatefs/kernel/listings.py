@@ -24,7 +24,7 @@ if TYPE_CHECKING:
     from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.mounted import Asker, Mounted
     from kvstatefs.listing import Listed, Listing
-    from kvstatefs.nodes import Attributes
+    from kvstatefs.nodes import Attributes, Node
 
 __all__ = ["Listings"]
 
@@ -91,7 +91,7 @@ class Listings:
         self._open: dict[int, OpenFolder] = {}
         # Those that a process before this one gave out are in use still, and nobody noted them.
         self._numbers = itertools.count(time.monotonic_ns())
-        self._whole: OrderedDict[int, Whole] = OrderedDict()
+        self._whole: OrderedDict[Node, Whole] = OrderedDict()
         self._names = 0
 
     def opendir(self, unique: int, number: int, data: bytearray, size: int, asker: Asker) -> bytes:
@@ -109,9 +109,9 @@ class Listings:
 
     def _folder(self, known: Known) -> OpenFolder:
         version = self._tree.version()
-        whole = self._whole.get(known.number)
+        whole = self._whole.get(known.node)
         if whole is not None and whole.version != version:
-            self._forget(known.number)
+            self._forget(known.node)
             whole = None
         return OpenFolder(known, self._tree.listing(known.node), version, whole)
 
@@ -186,20 +186,22 @@ class Listings:
 
     def _keep(self, folder: OpenFolder) -> None:
         """Remember a folder that was listed to its end, if nothing has changed meanwhile."""
-        names, number = folder.names, folder.known.number
-        if folder.whole is not None or len(names) > _NAMES_MAX or number in self._whole:
+        names, node = folder.names, folder.known.node
+        if tag_of(node) not in _KEPT:
+            return  # keys expire without a change
+        if folder.whole is not None or len(names) > _NAMES_MAX or node in self._whole:
             return
         if self._tree.version() != folder.version or any(
             given.attributes is not None and not given.attributes.lasting for given in names
         ):
             return
-        self._whole[number] = Whole(folder.version, names)
+        self._whole[node] = Whole(folder.version, names)
         self._names += len(names)
         while self._names > _NAMES_MAX:
             self._forget(next(iter(self._whole)))
 
-    def _forget(self, number: int) -> None:
-        whole = self._whole.pop(number, None)
+    def _forget(self, node: Node) -> None:
+        whole = self._whole.pop(node, None)
         if whole is not None:
             self._names -= len(whole.names)
 

@@ -67,7 +67,8 @@ class Looking:
             if errno_of(error) != errno.ENOENT:
                 raise
             self._table.absent(parent, name)
-            lasts = self._tree.lasting_absence(parent.node)
+            self._tree.counts.failed("lookup", errno.ENOENT)
+            lasts = not parent.computed and self._tree.lasting_absence(parent.node)
             valid_ns = self._feed.absent_ns() if lasts else 0
             self._mounted.answer(unique, negative_answer(valid_ns))
         else:

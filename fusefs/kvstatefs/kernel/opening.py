@@ -57,6 +57,7 @@ class Opening:
         self.stale = self.files.stale
         self._find_node = mounted.table.find
         self._version = mounted.tree.version
+        self._done = mounted.tree.counts.done
 
     def quick(self, request: Request) -> bool:
         """Answer what is asked most: a reader's open of what is known, and its last close."""
@@ -75,6 +76,7 @@ class Opening:
                     return False
                 known.cached += 1
                 fast.file.count += 1
+            self._done["open"] += 1
             if not self._answer(_OPENED_HEAD + data[8:16] + fast.answer):
                 self.release(fast.number)
             return True
@@ -83,6 +85,7 @@ class Opening:
             file = self.files.find(number)
             if file is None or file.kind != READER:
                 return False
+            self._done["release"] += 1
             self._answer(_DONE_HEAD + data[8:16])
             self.release(number)
             return True

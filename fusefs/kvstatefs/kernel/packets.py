@@ -7,12 +7,12 @@ and one that is not known is passed over.
     to the worker                                to the supervisor
     B  begin: settings as JSON                   O  the store is open: pid and version as JSON
     H  held: a name, one descriptor              R  ready: the mount answers; 1 when another
-    M  serve the mount: 1 when it is taken          worker could take over
-       over; /dev/fuse, the ledger's             H  hold a descriptor under a name
-    U  make way for an upgrade within seconds    D  drop what is held under a name
-    C  the upgrade is called off                 W  wait: no upgrade now, and why
-    S  settle within seconds, and end            E  ended: the status to end with
-    L  leave the terminal
+    M  serve the mount: 1 when it is taken          worker could take over, else 0; then the
+       over; /dev/fuse, the ledger's                number of the thread that receives
+    U  make way for an upgrade within seconds    H  hold a descriptor under a name
+    C  the upgrade is called off                 D  drop what is held under a name
+    S  settle within seconds, and end            W  wait: no upgrade now, and why
+    L  leave the terminal                        E  ended: the status to end with
 """
 
 from __future__ import annotations

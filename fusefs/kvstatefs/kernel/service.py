@@ -44,6 +44,7 @@ _READ = struct.Struct("=QQI")
 _FALLOCATE = struct.Struct("=QQQII")
 _LSEEK = struct.Struct("=QQII")
 _COPY = struct.Struct("=QQQQQQQ")
+_KINDS: Final[dict[int, str]] = {code.value: code.name.lower() for code in Code}
 _QUICK_BYTES: Final = 64 * 1024
 _PARKED_SECONDS: Final = 1.5
 _WRITE_CACHE: Final = 1 << 0
@@ -98,6 +99,7 @@ class Service:
         """Why the kernel cannot be served, if it cannot."""
         self._fd = fd
         self._tree = tree
+        self._done = tree.counts.done
         self._table = self.mounted.table
         self._passthrough = Passthrough(fd, wanted=passthrough)
         self.keeping = Keeping(ledger, link)
@@ -171,6 +173,7 @@ class Service:
             if handler is None:
                 refuse(errno.ENOSYS)
             _check(code, data, size, length)
+            self._done[_KINDS[code]] += 1
             body = handler(unique, node, data, size, Asker(uid, gid, pid))
         except Exception as error:  # noqa: BLE001  (this is the edge)
             self._fail(unique, code, node, error)
@@ -190,6 +193,7 @@ class Service:
         number = errno.EINVAL if isinstance(error, _WRONG) else errno_of(error)
         if number == errno.EIO:
             log.warning("%s of node %d: %s", _name(code), node, error or type(error).__name__)
+        self._tree.counts.failed(_KINDS.get(code, "unknown"), number)
         if code not in _NEVER_ANSWERED:
             with contextlib.suppress(OSError):
                 os.write(self._fd, failure(unique, number))

@@ -117,7 +117,7 @@ class Supervisor:
             return
         self._worker = worker
         self._events.watch(worker.connection.fileno(), self._hear)
-        self._events.watch(worker.death, self._bury)
+        self._events.watch(worker.deaths[0], self._bury)
         settings = {
             "store": str(self._store),
             "mountpoint": str(self._mountpoint),
@@ -134,7 +134,7 @@ class Supervisor:
             self._heard(worker, packet)
         if worker.hung_up:
             self._events.unwatch(worker.connection.fileno())
-            worker.kill()
+            self._events.call_at(time.monotonic() + _MARGIN_SECONDS, worker.kill)
 
     def _heard(self, worker: WorkerProcess, packet: Packet) -> None:
         letter, text, descriptors = packet
@@ -142,7 +142,10 @@ class Supervisor:
             worker.version = str(json.loads(text)["version"])
             self._hand_over(worker)
         elif letter == packets.READY:
-            self._is_ready(worker, resumable=text == b"1")
+            death = worker.listens_in(int(text[1:]))
+            if death >= 0:
+                self._events.watch(death, self._bury)
+            self._is_ready(worker, resumable=text[:1] == b"1")
         elif letter == packets.HELD and descriptors:
             self._drop(text)
             self._held[text] = descriptors[0]
@@ -195,9 +198,9 @@ class Supervisor:
         for packet in worker.received():
             self._heard(worker, packet)
         self._events.unwatch(worker.connection.fileno())
-        self._events.unwatch(worker.death)
+        for descriptor in worker.deaths:
+            self._events.unwatch(descriptor)
         self._worker = None
-        worker.kill()  # what its other threads do is over, too
         status = worker.close()
         if not worker.reaped:
             self._dying.append(worker)

@@ -1,8 +1,9 @@
 """A worker as its supervisor sees it: started, spoken to without waiting, found dead, reaped.
 
-A process that was killed may take its time to be gone: a thread of it that waits inside the kernel
-for an answer which only the next worker can give. So a worker counts as dead when its first thread
-is (PIDFD_THREAD, Linux 6.9), not when the last is; it is reaped whenever that is possible.
+A process that was killed may take its time to be gone: a thread of it may wait inside the kernel
+for a lock of somebody who waits for an answer, which only the next worker can give. So a worker
+counts as dead when the thread that listens to us is (PIDFD_THREAD, Linux 6.9), not when the last
+one is; it is reaped whenever that is possible.
 """
 
 from __future__ import annotations
@@ -25,7 +26,8 @@ __all__ = ["KILLED", "WorkerProcess"]
 
 KILLED: Final = -int(signal.SIGKILL)
 _PIDFD_THREAD: Final = os.O_EXCL
-_REAP_SECONDS: Final = 0.5
+_EXIT_SECONDS: Final = 0.2
+_REAP_SECONDS: Final = 0.3
 
 
 class WorkerProcess:
@@ -52,7 +54,8 @@ class WorkerProcess:
                 words[0], words, os.environ, setpgroup=0, setsigmask=[], setsigdef=[signal.SIGPIPE]
             )
         self.connection.setblocking(False)
-        self.death = _pidfd(self.pid)
+        self.deaths = [os.pidfd_open(self.pid)]
+        """Descriptors, each of which can be read when it is dead."""
         self._unsent: deque[Packet] = deque()
 
     def send(self, packet: Packet) -> None:
@@ -84,21 +87,36 @@ class WorkerProcess:
             pass
         self.hung_up = True
 
+    def listens_in(self, thread: int) -> int:
+        """Give a descriptor for the death of this thread of it, which is added; -1 without one."""
+        try:
+            self.deaths.append(os.pidfd_open(thread, _PIDFD_THREAD))
+        except OSError:  # before Linux 6.9, or it is dead
+            return -1
+        return self.deaths[-1]
+
     def kill(self) -> None:
         """Kill it, if it still is."""
-        with contextlib.suppress(ProcessLookupError):
-            os.kill(self.pid, signal.SIGKILL)
+        if not self.reaped:
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(self.pid, signal.SIGKILL)
 
     def close(self) -> int:
-        """Let go of a dead one; give its status, `KILLED` while it is not quite gone."""
+        """Let go of a dead one, or one that dies now; give its status.
+
+        `KILLED` while it is not quite gone; `reaped` says whether it is.
+        """
         self.connection.close()
-        os.close(self.death)
-        deadline = time.monotonic() + _REAP_SECONDS
-        while (status := self.reap()) is None:
-            if time.monotonic() > deadline:
-                return KILLED
-            time.sleep(0.002)
-        return status
+        for descriptor in self.deaths:
+            os.close(descriptor)
+        for seconds in (_EXIT_SECONDS, _REAP_SECONDS):
+            deadline = time.monotonic() + seconds
+            while (status := self.reap()) is None and time.monotonic() < deadline:
+                time.sleep(0.002)
+            if status is not None:
+                return status
+            self.kill()  # what its other threads do is over, too
+        return KILLED
 
     def reap(self) -> int | None:
         """Give its exit status, the negative signal that ended it, or None: not gone yet."""
@@ -109,10 +127,3 @@ class WorkerProcess:
             return KILLED
         self.reaped = bool(pid)
         return os.waitstatus_to_exitcode(status) if pid else None
-
-
-def _pidfd(pid: int) -> int:
-    try:
-        return os.pidfd_open(pid, _PIDFD_THREAD)
-    except OSError:  # before Linux 6.9: readable only when all of its threads are gone
-        return os.pidfd_open(pid)
