@@ -292,6 +292,16 @@ def test_others_read_what_is_stored_while_a_file_is_written(kernel, store):
     assert kernel.read(entry.number, reading.handle) == b"first content"
 
 
+def test_those_who_read_what_is_stored_while_a_file_is_written_share_its_node(kernel):
+    old, first = kernel.open_path(PATH, pid=OTHER_PID)
+    written, _ = kernel.open_path(PATH, os.O_WRONLY | os.O_TRUNC)
+
+    again, second = kernel.open_path(PATH, pid=OTHER_PID)
+
+    assert again.number == old.number != written.number
+    assert second.handle == first.handle
+
+
 def test_others_read_nothing_while_a_new_file_is_written(kernel):
     folder = kernel.walk("all/acme/weekly").number
     made, writing = kernel.create(folder, "new")
