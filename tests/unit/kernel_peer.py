@@ -313,8 +313,12 @@ class Kernel:
         store = self.tree.store
         store.namespace("the-end")["at"] = time.monotonic_ns()  # who waits for a commit goes on
         for thread in threading.enumerate():
-            owner = getattr(getattr(thread, "_target", None), "__self__", None)
-            if owner is loop or owner is feed or owner is self.serving:
+            work = getattr(thread, "function", None) or getattr(thread, "_target", None)
+            owner = getattr(work, "__self__", None)
+            if isinstance(thread, threading.Timer) and owner is self.service.mounted.notices:
+                thread.cancel()
+                thread.join(SECONDS)
+            elif owner is loop or owner is feed or owner is self.serving:
                 thread.join(SECONDS)
                 assert not thread.is_alive(), thread
         assert self.service.mounted.notices.settle(SECONDS)
