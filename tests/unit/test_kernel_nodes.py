@@ -520,3 +520,15 @@ def test_a_reader_who_was_gone_before_the_answer_leaves_nothing_open(kernel, mon
     kernel.settle()
     assert not kernel.answered(unique)
     assert kernel.service.mounted.table.find(entry.number).cached == 0
+
+
+def test_who_reads_old_content_sees_a_new_mode_and_the_old_size_and_time(kernel, store):
+    entry, _ = kernel.open_path(PATH)
+    before = kernel.getattr(entry.number)
+    store.artifacts.put(NAME, b"second and longer content")
+    store.catalog.set_attributes(before.inode, mode=0o600, modified_ns=10**18)
+
+    after = kernel.getattr(entry.number)
+
+    assert after.mode & 0o777 == 0o600
+    assert (after.size, after.modified) == (before.size, before.modified)
