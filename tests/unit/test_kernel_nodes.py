@@ -292,6 +292,16 @@ def test_others_read_what_is_stored_while_a_file_is_written(kernel, store):
     assert kernel.read(entry.number, reading.handle) == b"first content"
 
 
+def test_those_who_read_what_is_stored_while_a_file_is_written_share_its_node(kernel):
+    old, first = kernel.open_path(PATH, pid=OTHER_PID)
+    written, _ = kernel.open_path(PATH, os.O_WRONLY | os.O_TRUNC)
+
+    again, second = kernel.open_path(PATH, pid=OTHER_PID)
+
+    assert again.number == old.number != written.number
+    assert second.handle == first.handle
+
+
 def test_others_read_nothing_while_a_new_file_is_written(kernel):
     folder = kernel.walk("all/acme/weekly").number
     made, writing = kernel.create(folder, "new")
@@ -510,3 +520,15 @@ def test_a_reader_who_was_gone_before_the_answer_leaves_nothing_open(kernel, mon
     kernel.settle()
     assert not kernel.answered(unique)
     assert kernel.service.mounted.table.find(entry.number).cached == 0
+
+
+def test_who_reads_old_content_sees_a_new_mode_and_the_old_size_and_time(kernel, store):
+    entry, _ = kernel.open_path(PATH)
+    before = kernel.getattr(entry.number)
+    store.artifacts.put(NAME, b"second and longer content")
+    store.catalog.set_attributes(before.inode, mode=0o600, modified_ns=10**18)
+
+    after = kernel.getattr(entry.number)
+
+    assert after.mode & 0o777 == 0o600
+    assert (after.size, after.modified) == (before.size, before.modified)

@@ -49,6 +49,8 @@ class Link:
         self.stop_wanted: Callable[[float], None] | None = None
         """Called in a thread of the link when the mount point is free: bring what is under way to
         an end within these seconds, then let `serve` return."""
+        self.terminal_left: Callable[[], None] | None = None
+        """Called when what is written to stderr reaches nobody any more."""
         self.handed_over = False
 
     def begin(self) -> dict[str, Any]:
@@ -129,6 +131,8 @@ class Link:
                 self.upgrade_called_off()
             elif packet.letter == packets.LEAVE_TERMINAL:
                 leave_terminal()
+                if self.terminal_left is not None:
+                    self.terminal_left()
 
 
 def leave_terminal() -> None:

@@ -12,6 +12,7 @@ from kvstatefs.kernel.wire import (
     attributes_answer,
     attributes_bytes,
     negative_answer,
+    owned,
     statfs_answer,
     text,
 )
@@ -100,7 +101,7 @@ class Looking:
     def attributes(self, known: Known) -> tuple[bytes, int]:
         """Give a node's attributes, and for how long they hold.
 
-        Of a node whose content is not the name's any more: as they were.
+        Of a node whose content is not the name's any more: as they were, but for owner and mode.
         """
         handle = self._opening.files.writer_of(known)
         if handle is not None:
@@ -122,7 +123,7 @@ class Looking:
                 elif known.grows_to(found):
                     known.content = found.content
                 else:
-                    return known.packed, 0
+                    return owned(known.packed, found), 0
         packed = attributes_bytes(found, found.inode)
         known.packed = packed
         return (self._without_name(known) if known.unlinked else packed), valid_ns

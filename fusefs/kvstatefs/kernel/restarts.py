@@ -17,7 +17,9 @@ STEADY_SECONDS: Final = 10.0
 """A worker that served this long was a good one: counting begins anew."""
 _QUICK_SECONDS: Final = 1.0
 _FREE: Final = 3
-_PAUSE_SECONDS: Final = (0.05, 5.0)
+_PAUSE_SECONDS: Final = 0.05
+_LONGEST_SECONDS: Final = {True: 1.0, False: 5.0}
+"""How long a pause may be, after one that was killed and after one that ended by itself."""
 
 
 class Restarts:
@@ -41,6 +43,5 @@ class Restarts:
         self._quick += 1
         if self.failures > FAILURES_MAX:
             return None
-        shortest, longest = _PAUSE_SECONDS
         tried = self._quick - _FREE
-        return min(shortest * 2.0**tried, longest) if tried > 0 else 0.0
+        return min(_PAUSE_SECONDS * 2.0**tried, _LONGEST_SECONDS[killed]) if tried > 0 else 0.0

@@ -22,7 +22,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvstate.errors import InvalidConfig, StateError
 from kvstatefs import mountpoint as mountpoints
-from kvstatefs.kernel import mounting, packets
+from kvstatefs.kernel import mounting, packets, system_log
 from kvstatefs.kernel.control import Control
 from kvstatefs.kernel.events import Events
 from kvstatefs.kernel.ledger import create_descriptors
@@ -80,6 +80,7 @@ class Supervisor:
         self._handed = False
         self._resumable = False
         self._was_ready = False
+        self._in_background = False
         self._stopping = False
         self._status: int | None = None
         self._when_ready: Callable[[], bool] = lambda: False
@@ -124,6 +125,7 @@ class Supervisor:
             "options": self._texts,
             # A store that was moved away is not to be followed by an empty one.
             "create": not (self._was_ready or self._options.read_only),
+            "background": self._in_background,
         }
         worker.send(Packet(packets.BEGIN, json.dumps(settings).encode()))
 
@@ -186,7 +188,8 @@ class Supervisor:
         self._resumable = resumable
         if not self._was_ready:
             self._was_ready = True
-            if self._when_ready():
+            self._in_background = self._when_ready()
+            if self._in_background:
                 worker.send(Packet(packets.LEAVE_TERMINAL, b""))
         if self._stopping:
             self._settle(worker)
@@ -332,8 +335,10 @@ class Supervisor:
         if self._worker is not None:
             self._worker.close()
 
-    @staticmethod
-    def _say(text: str) -> None:
+    def _say(self, text: str) -> None:
+        if self._in_background:
+            system_log.say(text)
+            return
         with contextlib.suppress(OSError):
             sys.stderr.write(f"kvstatefs: {text}\n")
             sys.stderr.flush()

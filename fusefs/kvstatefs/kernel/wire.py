@@ -37,6 +37,7 @@ __all__ = [
     "failure",
     "negative_answer",
     "notice",
+    "owned",
     "statfs_answer",
     "success",
     "text",
@@ -170,6 +171,7 @@ _ATTRIBUTES = struct.Struct("=QQQqqqIIIIIIIIII")
 _VALID = struct.Struct("=QII")
 _DIRENT = struct.Struct("=QQII")
 _STATFS = struct.Struct("=QQQQQIIII24x")
+_MODE_AT, _OWNERS_AT = 60, 68
 ENTRY_BYTES: Final = _ENTRY.size + _ATTRIBUTES.size
 NO_ENTRY: Final = bytes(ENTRY_BYTES)
 
@@ -286,6 +288,14 @@ def attributes_bytes(found: Attributes, inode: int) -> bytes:
         *(accessed_ns, modified_ns, changed_ns, found.mode, found.links),
         *(found.uid, found.gid, 0, 4096, 0),
     )
+
+
+def owned(packed: bytes, found: Attributes) -> bytes:
+    """Give a ``struct fuse_attr`` with the mode and the owners of what was found."""
+    changed = bytearray(packed)
+    struct.pack_into("=I", changed, _MODE_AT, found.mode)
+    struct.pack_into("=II", changed, _OWNERS_AT, found.uid, found.gid)
+    return bytes(changed)
 
 
 def entry_answer(number: int, packed: bytes, valid_ns: int, attributes_valid_ns: int) -> bytes:

@@ -18,6 +18,7 @@ from typing import TYPE_CHECKING, Final
 from kvstate.errors import InvalidConfig, StateError, Unavailable
 from kvstate.process import prepare_to_serve
 from kvstate.version import __version__
+from kvstatefs.kernel import system_log
 from kvstatefs.kernel.ledger import Ledger
 from kvstatefs.kernel.link import Link
 from kvstatefs.kernel.packets import HANDED_OVER, NOTHING_TO_RESUME
@@ -68,6 +69,9 @@ def _serve(link: Link, serve: Callable[..., str] | None) -> int:
     prepare_to_serve()
     settings = link.begin()
     options = parse_options(settings["options"], settings["store"])
+    link.terminal_left = _log_to_system
+    if settings["background"]:
+        _log_to_system()
     if "debug" in options.words:
         logging.getLogger().setLevel(logging.DEBUG)
     path, create = Path(settings["store"]), bool(settings["create"])
@@ -88,6 +92,17 @@ def _serve(link: Link, serve: Callable[..., str] | None) -> int:
     if refused:
         raise Unavailable(f"mount on {settings['mountpoint']!r}", refused)
     return HANDED_OVER if link.handed_over else 0
+
+
+class _SystemLog(logging.Handler):
+    """Hands what is logged to the system's log."""
+
+    def emit(self, record: logging.LogRecord) -> None:
+        system_log.say(self.format(record))
+
+
+def _log_to_system() -> None:
+    logging.basicConfig(handlers=[_SystemLog()], level=logging.getLogger().level, force=True)
 
 
 if __name__ == "__main__":
