@@ -372,24 +372,34 @@ class Pair:
         """Do it on the other side; what a tmpfs cannot do is done in its place."""
         name, *arguments = operation
         if name == "fallocate" and arguments[1] & ZERO_RANGE:
-            number, mode, offset, length = arguments
-            fd = self.theirs.fds[number]
-            if not self.handles[number].writes:
-                return "EBADF"
-            size = os.fstat(fd).st_size
-            end = min(offset + length, size) if mode & KEEP_SIZE else offset + length
-            if end > size:
-                os.ftruncate(fd, end)
-            with suppress(OSError):
-                fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, max(end - offset, 1))
-            os.utime(fd)
-            return None
-        done = self.theirs.do(operation)
-        if name == "fallocate" and arguments[1] == KEEP_SIZE and done is None:
-            # Room that does not show is no change, or is one, as a file system likes.
-            times = os.fstat(self.mine.fds[arguments[0]])
-            os.utime(self.theirs.fds[arguments[0]], ns=(times.st_atime_ns, times.st_mtime_ns))
+            done = self._zeroed(*arguments)
+        else:
+            done = self.theirs.do(operation)
+        if name in {"fallocate", "ftruncate", "truncate"} and done is None:
+            self._take_time(name, arguments[0])
         return done
+
+    def _zeroed(self, number, mode, offset, length):
+        fd = self.theirs.fds[number]
+        if not self.handles[number].writes:
+            return "EBADF"
+        size = os.fstat(fd).st_size
+        end = min(offset + length, size) if mode & KEEP_SIZE else offset + length
+        if end > size:
+            os.ftruncate(fd, end)
+        with suppress(OSError):
+            fallocate(fd, PUNCH_HOLE | KEEP_SIZE, offset, max(end - offset, 1))
+        return None
+
+    def _take_time(self, name, file):
+        """Take the mount's time: what leaves size and bytes alone is a change, or is none."""
+        mine, theirs = (
+            side.path(file) if name == "truncate" else side.fds[file]
+            for side in (self.mine, self.theirs)
+        )
+        with suppress(OSError):
+            found = os.stat(mine)  # noqa: PTH116  (a descriptor, too)
+            os.utime(theirs, ns=(found.st_atime_ns, found.st_mtime_ns))
 
     def _refused(self, operation):
         """Give the errno that this adapter may answer for what it does not have."""
