@@ -73,7 +73,7 @@ def hanging(kernel, hang):
     entry, opened = kernel.open_path("all/acme/weekly/warm")
     handle = hang(opened)
     uniques = [kernel.send_read(entry.number, opened.handle, at, 1) for at in range(MANY)]
-    lane = kernel.service._tiers[1]
+    lane = kernel.service.lanes.tiers[1]
     wait_for(lambda: len(handle.asked) + len(lane.waiting) == MANY)
     return handle, uniques
 
@@ -82,7 +82,7 @@ def test_a_tier_that_hangs_keeps_a_few_threads_and_no_more(kernel, hanging):
     handle, _ = hanging
 
     assert 0 < len(handle.asked) < MANY
-    assert len(handle.asked) == kernel.service._tiers[1].threads
+    assert len(handle.asked) == kernel.service.lanes.tiers[1].threads
 
 
 def test_a_tier_that_hangs_holds_up_no_lookups(kernel, hanging):
@@ -128,7 +128,7 @@ def test_two_tiers_that_hang_leave_the_third(kernel, hanging, hang):
     handle = hang(opened)
     for at in range(MANY):
         kernel.send_read(entry.number, opened.handle, at, 1)
-    wait_for(lambda: len(handle.asked) == kernel.service._tiers[2].threads)
+    wait_for(lambda: len(handle.asked) == kernel.service.lanes.tiers[2].threads)
 
     entry, opened = kernel.open_path("all/acme/weekly/hot")
 
@@ -198,7 +198,7 @@ def test_commits_that_hang_hold_up_nobody_who_reads(kernel, monkeypatch):
             kernel.send(Code.MKDIR, tenant, struct.pack("=II", 0o755, 0) + b"f%d\0" % number)
             for number in range(MANY)
         ]
-        wait_for(lambda: len(begun) == kernel.service._commits.threads)
+        wait_for(lambda: len(begun) == kernel.service.lanes.commits.threads)
 
         entry, opened = kernel.open_path("all/acme/weekly/hot")
         assert kernel.read(entry.number, opened.handle, 0, 9) == LARGE[:9]

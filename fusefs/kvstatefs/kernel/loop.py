@@ -18,7 +18,7 @@ import logging
 import os
 import threading
 from collections import deque
-from typing import TYPE_CHECKING, Final
+from typing import TYPE_CHECKING, Final, Protocol
 
 from kvstatefs.kernel.wire import REQUEST_BYTES_MAX, failure
 
@@ -64,10 +64,20 @@ class Lane:
         self.waiting: deque[Request] = deque()
 
 
+class Choice(Protocol):
+    """What says which lane a request belongs to."""
+
+    all: list[Lane]
+
+    def of(self, request: Request) -> Lane | None:
+        """Give the lane; None when nothing can make it wait."""
+        ...
+
+
 class Loop:
     """Reads requests, and hands each to a function in the thread and the lane that it belongs to.
 
-    ``quick`` answers what is asked most, and says whether it did. ``lane_of`` says, quickly, which
+    ``quick`` answers what is asked most, and says whether it did. ``lanes.of`` says, quickly, which
     lane a request belongs to (None: the leader answers it); ``serve`` answers it, raising nothing.
     """
 
@@ -75,13 +85,13 @@ class Loop:
         self,
         fd: int,
         quick: Callable[[Request], bool],
-        lane_of: Callable[[Request], Lane | None],
+        lanes: Choice,
         serve: Callable[[Request], None],
         ended: Callable[[], None],
     ) -> None:
         self._fd = fd
         self._quick = quick
-        self._lane_of = lane_of
+        self._lanes = lanes
         self._serve = serve
         self._ended = ended
         self._lead = threading.Lock()
@@ -92,13 +102,6 @@ class Loop:
         self._over = False
         self._told = False
         self._leaving = False
-        self.lanes: list[Lane] = []
-
-    def lane(self, name: str, threads: int) -> Lane:
-        """Give a new lane."""
-        lane = Lane(name, threads)
-        self.lanes.append(lane)
-        return lane
 
     def start(self) -> None:
         """Begin to read requests."""
@@ -127,7 +130,7 @@ class Loop:
 
     def _lead_on(self, request: Request) -> Lane | None:
         """Read and answer requests until one belongs to a lane; None when the mount is gone."""
-        fd, readv, lane_of, serve = self._fd, os.readv, self._lane_of, self._serve
+        fd, readv, lane_of, serve = self._fd, os.readv, self._lanes.of, self._serve
         quick, buffers = self._quick, [request.data]
         while not self._over:
             try:
@@ -141,9 +144,13 @@ class Loop:
                 break
             if self._leaving:
                 return None  # whoever follows is given this request again
-            if quick(request):
-                continue
-            lane = lane_of(request)
+            try:
+                if quick(request):
+                    continue
+                lane = lane_of(request)
+            except Exception as error:  # noqa: BLE001  (whoever serves it says what is wrong)
+                log.debug("choosing a lane: %s", error)
+                lane = None
             if lane is None:
                 serve(request)
             elif self._enter(lane, request):
@@ -182,7 +189,7 @@ class Loop:
     def interrupt(self, unique: int) -> bool:
         """Answer EINTR to a request that waits in a lane; say whether it did."""
         with self._state:
-            for lane in self.lanes:
+            for lane in self._lanes.all:
                 for request in lane.waiting:
                     if request.unique == unique:
                         lane.waiting.remove(request)

@@ -19,14 +19,15 @@ from kvstatefs.errnos import errno_of
 from kvstatefs.kernel.changing import Changing
 from kvstatefs.kernel.keeping import Keeping
 from kvstatefs.kernel.known import WRITER, OpenFile
+from kvstatefs.kernel.lanes import Lanes
 from kvstatefs.kernel.listings import Listings
 from kvstatefs.kernel.looking import Looking
-from kvstatefs.kernel.loop import Lane, Loop, Request
+from kvstatefs.kernel.loop import Loop, Request
 from kvstatefs.kernel.mounted import Asker, Mounted
 from kvstatefs.kernel.opening import Opening
 from kvstatefs.kernel.passthrough import Passthrough
 from kvstatefs.kernel.wire import ANSWER, HEAD_BYTES, REQUEST, Code, Malformed, agree, failure
-from kvstatefs.nodes import FILE, identity_of, refuse, tag_of
+from kvstatefs.nodes import refuse
 
 if TYPE_CHECKING:
     from collections.abc import Callable
@@ -49,16 +50,6 @@ _QUICK_BYTES: Final = 64 * 1024
 _PARKED_SECONDS: Final = 1.5
 _WRITE_CACHE: Final = 1 << 0
 _WRITE_KILLS_SET_ID: Final = 1 << 2
-_COMMITTING: Final = frozenset({
-    Code.SETATTR, Code.SYMLINK, Code.MKNOD, Code.MKDIR, Code.UNLINK, Code.RMDIR, Code.RENAME,
-    Code.RENAME2, Code.FSYNC, Code.SETXATTR, Code.REMOVEXATTR,
-})  # fmt: skip
-_LOOKING: Final = frozenset({Code.READDIR, Code.READDIRPLUS, Code.STATFS, Code.LISTXATTR})
-_OF_NODES: Final = frozenset({Code.LOOKUP, Code.GETATTR, Code.GETXATTR, Code.OPEN})
-_OF_FILES: Final = frozenset({Code.READ, Code.WRITE, Code.FLUSH, Code.RELEASE})
-_MOVING_BYTES: Final = frozenset(
-    {Code.FALLOCATE, Code.COPY_FILE_RANGE, Code.COPY_FILE_RANGE_64, Code.LSEEK}
-)
 _NEVER_ANSWERED: Final = frozenset({Code.FORGET, Code.BATCH_FORGET, Code.NOTIFY_REPLY})
 _WRONG: Final = (Malformed, OverflowError, struct.error)
 """What a request is answered EINVAL for: it is none, or has numbers that nothing has."""
@@ -106,11 +97,8 @@ class Service:
         self.opening = Opening(self.mounted, self._passthrough, self.keeping)
         self.looking = Looking(self.mounted, self.opening)
         self.changing = Changing(self.mounted, self.opening, self.looking)
-        self.loop = Loop(fd, self.opening.quick, self._lane_of, self.serve, ended)
-        self._commits = self.loop.lane("commits", 8)
-        self._folders = self.loop.lane("folders", 4)
-        self._others = self.loop.lane("others", 4)
-        self._tiers = [self.loop.lane(name, 6) for name in ("hot", "warm", "cold")]
+        self.lanes = Lanes(self.mounted, self.opening)
+        self.loop = Loop(fd, self.opening.quick, self.lanes, self.serve, ended)
         self._parked: list[tuple[int, Any, int, int, float]] = []
         self.mounted.feed.moved = self._unpark
         self._handlers = self._table_of_handlers()
@@ -200,54 +188,6 @@ class Service:
 
     def _stale(self, known: Known) -> None:
         self.opening.stale(known)
-
-    # Which thread
-
-    def _lane_of(self, request: Request) -> Lane | None:
-        """Say which requests may have to wait, and for what."""
-        data = request.data
-        code = data[4]
-        if code in _COMMITTING:
-            return self._commits
-        if code in _LOOKING:
-            return self._folders
-        if code in _OF_NODES:
-            return self._lane_of_look(code, self._table.find(int.from_bytes(data[16:24], "little")))
-        if code in _OF_FILES:
-            return self._lane_of_use(code, data)
-        return self._others if code in _MOVING_BYTES else None
-
-    def _lane_of_look(self, code: int, known: Known | None) -> Lane | None:
-        """Let what is computed, and an open of large content, step aside: they may have to wait."""
-        if known is None:
-            return None
-        if known.computed:
-            return self._others
-        if code == Code.OPEN and known.fast is None and known.size > _QUICK_BYTES:
-            return self._lane_of_node(known)
-        return None
-
-    def _lane_of_use(self, code: int, data: bytearray) -> Lane | None:
-        """Let large content, which needs a disk, and what commits step aside."""
-        file = self.opening.find(int.from_bytes(data[40:48], "little"))
-        if code == Code.READ:
-            if file is None and self.mounted.opens_alone:
-                known = self._table.find(int.from_bytes(data[16:24], "little"))
-                slow = known is not None and (known.size > _QUICK_BYTES or known.computed)
-                return self._lane_of_node(known) if known is not None and slow else None
-            return self._lane_of_node(file.known) if file and file.handle.slow else None
-        if code == Code.WRITE:
-            end = int.from_bytes(data[48:56], "little") + int.from_bytes(data[56:60], "little")
-            quick = end <= _QUICK_BYTES and (file is None or file.known.size <= _QUICK_BYTES)
-            return None if quick else self._others
-        return None if file is None or file.kind != WRITER else self._commits
-
-    def _lane_of_node(self, known: Known) -> Lane:
-        if tag_of(known.node) == FILE:
-            file = self._tree.files.records.fetch(identity_of(known.node))
-            if file is not None:
-                return self._tiers[file.tier]
-        return self._others
 
     # Beginning, forgetting, interrupting
 
