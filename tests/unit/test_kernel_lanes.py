@@ -230,6 +230,43 @@ def test_a_file_that_is_being_stored_holds_up_nobody_who_reads(kernel, monkeypat
         assert kernel.answer(unique).error == 0
 
 
+# When something fails that serves all
+
+
+def test_a_record_that_cannot_be_read_fails_its_own_request_alone(kernel, monkeypatch):
+    entry = kernel.walk("all/acme/weekly/hot")
+
+    def fail(_identity):
+        raise OSError(errno.EIO, "damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel.tree.files.records, "fetch", fail)
+        with refused(errno.EIO):
+            kernel.ask(Code.OPEN, entry.number, struct.pack("=II", os.O_RDONLY, 0))
+
+    opened = kernel.open(entry.number)
+    assert kernel.read(entry.number, opened.handle, 0, 9) == LARGE[:9]
+
+
+def test_all_is_answered_when_there_are_no_more_threads(kernel, monkeypatch):
+    weekly = kernel.walk("all/acme/weekly").number
+    paths = [f"all/acme/weekly/{tier}" for tier in ("hot", "warm", "cold")]
+    numbers = [kernel.walk(path).number for path in paths]
+
+    def fail(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        opens = [
+            kernel.send(Code.OPEN, number, struct.pack("=II", os.O_RDONLY, 0)) for number in numbers
+        ]
+        assert [kernel.answer(unique).error for unique in opens] == [0, 0, 0]
+        kernel.put(weekly, "new", b"data")
+
+    assert kernel.walk("all/acme/weekly/new").size == 4
+
+
 # Following the journal
 
 

@@ -13,6 +13,7 @@ begin and which of them are interrupts, and nothing of files.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -105,10 +106,10 @@ class Loop:
         self._grow()
 
     def _grow(self) -> None:
+        name = f"fuse-{self._threads + 1}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
         with self._state:
             self._threads += 1
-            number = self._threads
-        threading.Thread(target=self._work, name=f"fuse-{number}", daemon=True).start()
 
     def _work(self) -> None:
         request = Request(bytearray(REQUEST_BYTES_MAX), 0)
@@ -141,9 +142,12 @@ class Loop:
                 break
             if self._leaving:
                 return None  # whoever follows is given this request again
-            if quick(request):
-                continue
-            lane = lane_of(request)
+            try:
+                if quick(request):
+                    continue
+                lane = lane_of(request)
+            except Exception:  # noqa: BLE001  (whoever leads must not die: nobody else would)
+                lane = None  # the one who serves it meets the same, and answers it
             if lane is None:
                 serve(request)
             elif self._enter(lane, request):
@@ -166,7 +170,8 @@ class Loop:
         with self._state:
             alone = self._idle == 0
         if alone:
-            self._grow()
+            with contextlib.suppress(RuntimeError):  # no more threads: this one leads on afterwards
+                self._grow()
         self._lead.release()
         following: Request | None = request
         while following is not None:
