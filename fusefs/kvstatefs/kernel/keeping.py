@@ -56,6 +56,12 @@ class Keeping:
             self._ledger.pin(b"sums" + content, reader.sums.tobytes())
             self._link.hold(content, reader.fd)
 
+    def resumed(self, number: int, content: bytes) -> None:
+        """Take note of a reader of before, whose large content is held already."""
+        with self._lock:
+            self._of[number] = content
+            self._held[content] = self._held.get(content, 0) + 1
+
     def direct(self, number: int, known: Known) -> None:
         """Write down who reads past the kernel's pages."""
         self._ledger.handle(number, FACTS.pack(DIRECT_KIND, known.number, 0, 0))
