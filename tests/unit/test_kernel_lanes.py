@@ -230,6 +230,46 @@ def test_a_file_that_is_being_stored_holds_up_nobody_who_reads(kernel, monkeypat
         assert kernel.answer(unique).error == 0
 
 
+@pytest.mark.parametrize("what", ["getattr", "lookup", "open", "write", "listing"])
+def test_who_waits_for_a_file_that_is_being_stored_holds_up_nobody_else(
+    kernel, monkeypatch, store, what
+):
+    go_on, begun = threading.Event(), threading.Event()
+    commit = store.artifacts.commit_file
+
+    def hang(*arguments, **others):
+        begun.set()
+        assert go_on.wait(60)
+        return commit(*arguments, **others)
+
+    weekly = kernel.walk("all/acme/weekly").number
+    made, writing = kernel.create(weekly, "new")
+    kernel.write(made.number, writing.handle, b"data")
+    flush = struct.pack("=QIIQ", writing.handle, 0, 0, 0)
+    requests = {
+        "getattr": (Code.GETATTR, made.number, bytes(16)),
+        "lookup": (Code.LOOKUP, weekly, b"new\0"),
+        "open": (Code.OPEN, made.number, struct.pack("=II", os.O_WRONLY | os.O_TRUNC, 0)),
+        "write": (
+            Code.WRITE,
+            made.number,
+            struct.pack("=QQIIQII", writing.handle, 4, 4, 0, 0, 0, 0) + b"more",
+        ),
+        "listing": (Code.READDIRPLUS, weekly, struct.pack("=QQIIQII", 0, 0, 4096, 0, 0, 0, 0)),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(store.artifacts, "commit_file", hang)
+        storing = kernel.send(Code.FLUSH, made.number, flush)
+        try:
+            assert begun.wait(20)
+            waiting = kernel.send(*requests[what])
+            assert kernel.walk("all/acme/weekly/small-hot").size == 5
+        finally:
+            go_on.set()
+        assert kernel.answer(storing).error == 0
+        assert kernel.answer(waiting).error == 0
+
+
 # When something fails that serves all
 
 

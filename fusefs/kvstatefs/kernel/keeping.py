@@ -38,6 +38,11 @@ class Keeping:
         self._dirty: set[int] = set()
         self._writers: dict[int, tuple[Known, int]] = {}
 
+    @property
+    def has_writers(self) -> bool:
+        """Whether any file is open for writing."""
+        return bool(self._writers)
+
     def reader(self, number: int, known: Known, handle: Handle, backing: int) -> None:
         """Write down who reads a content, and keep the content."""
         content = handle.content or b""

@@ -34,6 +34,7 @@ if TYPE_CHECKING:
     from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.ledger import Ledger
     from kvstatefs.kernel.link import Link
+    from kvstatefs.nodes import Handle
     from kvstatefs.tree import Tree
 
 __all__ = ["Service"]
@@ -212,17 +213,27 @@ class Service:
         if code in _LOOKING:
             return self._folders
         if code in _OF_NODES:
-            return self._lane_of_look(code, self._table.find(int.from_bytes(data[16:24], "little")))
+            known = self._table.find(int.from_bytes(data[16:24], "little"))
+            return self._lane_of_look(code, known, request)
         if code in _OF_FILES:
             return self._lane_of_use(code, data)
         return self._others if code in _MOVING_BYTES else None
 
-    def _lane_of_look(self, code: int, known: Known | None) -> Lane | None:
-        """Let what is computed, and an open of large content, step aside: they may have to wait."""
+    def _lane_of_look(self, code: int, known: Known | None, request: Request) -> Lane | None:
+        """Let what is computed, and an open of large content, step aside: they may have to wait.
+
+        So may who looks at a file that is just being stored, or loaded.
+        """
         if known is None:
             return None
         if known.computed:
             return self._others
+        written = known
+        if code == Code.LOOKUP and known.children and self.keeping.has_writers:
+            name = request.data[40 : request.size - 1].decode("utf-8", "surrogateescape")
+            written = known.children.get(name) or known
+        if written.writers and _is_busy(self.opening.files.writer_of(written)):
+            return self._lane_of_node(written)
         if code == Code.OPEN and known.fast is None and known.size > _QUICK_BYTES:
             return self._lane_of_node(known)
         return None
@@ -239,7 +250,8 @@ class Service:
         if code == Code.WRITE:
             end = int.from_bytes(data[48:56], "little") + int.from_bytes(data[56:60], "little")
             quick = end <= _QUICK_BYTES and (file is None or file.known.size <= _QUICK_BYTES)
-            return None if quick else self._others
+            busy = file is not None and _is_busy(file.handle)
+            return None if quick and not busy else self._others
         return None if file is None or file.kind != WRITER else self._commits
 
     def _lane_of_node(self, known: Known) -> Lane:
@@ -424,6 +436,17 @@ class Service:
         if data[4] == Code.COPY_FILE_RANGE_64:
             return struct.pack("=Q", copied)
         return struct.pack("=II", min(copied, 0xFFFF_F000), 0)
+
+
+def _is_busy(handle: Handle | None) -> bool:
+    """Whether what a handle writes to is just being stored, or loaded, by somebody."""
+    copy = getattr(handle, "copy", None)
+    if copy is None:
+        return False
+    if copy.lock.acquire(blocking=False):
+        copy.lock.release()
+        return False
+    return True
 
 
 def _check(code: int, data: bytearray, size: int, length: int) -> None:
