@@ -5,8 +5,9 @@ from __future__ import annotations
 import contextlib
 import gc
 import resource
+import sys
 
-__all__ = ["prepare_to_serve"]
+__all__ = ["make_room_for_descriptors", "prepare_to_serve"]
 
 
 def prepare_to_serve() -> None:
@@ -17,7 +18,14 @@ def prepare_to_serve() -> None:
     """
     gc.freeze()
     gc.set_threshold(50_000, 50, 100)
+    make_room_for_descriptors()
+
+
+def make_room_for_descriptors() -> int:
+    """Let this process have as many descriptors as it may have; say how many that is."""
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)
     if soft != hard:
         with contextlib.suppress(ValueError, OSError):
             resource.setrlimit(resource.RLIMIT_NOFILE, (hard, hard))
+            soft = hard
+    return soft if soft != resource.RLIM_INFINITY else sys.maxsize

@@ -230,6 +230,83 @@ def test_a_file_that_is_being_stored_holds_up_nobody_who_reads(kernel, monkeypat
         assert kernel.answer(unique).error == 0
 
 
+@pytest.mark.parametrize("what", ["getattr", "lookup", "open", "write", "listing"])
+def test_who_waits_for_a_file_that_is_being_stored_holds_up_nobody_else(
+    kernel, monkeypatch, store, what
+):
+    go_on, begun = threading.Event(), threading.Event()
+    commit = store.artifacts.commit_file
+
+    def hang(*arguments, **others):
+        begun.set()
+        assert go_on.wait(60)
+        return commit(*arguments, **others)
+
+    weekly = kernel.walk("all/acme/weekly").number
+    made, writing = kernel.create(weekly, "new")
+    kernel.write(made.number, writing.handle, b"data")
+    flush = struct.pack("=QIIQ", writing.handle, 0, 0, 0)
+    requests = {
+        "getattr": (Code.GETATTR, made.number, bytes(16)),
+        "lookup": (Code.LOOKUP, weekly, b"new\0"),
+        "open": (Code.OPEN, made.number, struct.pack("=II", os.O_WRONLY | os.O_TRUNC, 0)),
+        "write": (
+            Code.WRITE,
+            made.number,
+            struct.pack("=QQIIQII", writing.handle, 4, 4, 0, 0, 0, 0) + b"more",
+        ),
+        "listing": (Code.READDIRPLUS, weekly, struct.pack("=QQIIQII", 0, 0, 4096, 0, 0, 0, 0)),
+    }
+    with monkeypatch.context() as patch:
+        patch.setattr(store.artifacts, "commit_file", hang)
+        storing = kernel.send(Code.FLUSH, made.number, flush)
+        try:
+            assert begun.wait(20)
+            waiting = kernel.send(*requests[what])
+            assert kernel.walk("all/acme/weekly/small-hot").size == 5
+        finally:
+            go_on.set()
+        assert kernel.answer(storing).error == 0
+        assert kernel.answer(waiting).error == 0
+
+
+# When something fails that serves all
+
+
+def test_a_record_that_cannot_be_read_fails_its_own_request_alone(kernel, monkeypatch):
+    entry = kernel.walk("all/acme/weekly/hot")
+
+    def fail(_identity):
+        raise OSError(errno.EIO, "damaged")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(kernel.tree.files.records, "fetch", fail)
+        with refused(errno.EIO):
+            kernel.ask(Code.OPEN, entry.number, struct.pack("=II", os.O_RDONLY, 0))
+
+    opened = kernel.open(entry.number)
+    assert kernel.read(entry.number, opened.handle, 0, 9) == LARGE[:9]
+
+
+def test_all_is_answered_when_there_are_no_more_threads(kernel, monkeypatch):
+    weekly = kernel.walk("all/acme/weekly").number
+    paths = [f"all/acme/weekly/{tier}" for tier in ("hot", "warm", "cold")]
+    numbers = [kernel.walk(path).number for path in paths]
+
+    def fail(_thread):
+        raise RuntimeError("can't start new thread")
+
+    with monkeypatch.context() as patch:
+        patch.setattr(threading.Thread, "start", fail)
+        opens = [
+            kernel.send(Code.OPEN, number, struct.pack("=II", os.O_RDONLY, 0)) for number in numbers
+        ]
+        assert [kernel.answer(unique).error for unique in opens] == [0, 0, 0]
+        kernel.put(weekly, "new", b"data")
+
+    assert kernel.walk("all/acme/weekly/new").size == 4
+
+
 # Following the journal
 
 

@@ -250,6 +250,32 @@ def test_what_readers_held_is_let_go_when_their_node_is_forgotten_after_a_takeov
 
     assert len(after.files) == 0
     assert after.ledger.replay().handles == {}
+    assert after.link.descriptors == {}
+
+
+def test_what_nobody_reads_any_more_is_not_held_through_a_takeover(kernel, mount):
+    kernel.open_path("all/acme/weekly/large")
+    kernel.link.hold(b"of a reader whose record is gone", 0)
+
+    after = mount.succeed(kernel)
+
+    assert len(after.link.descriptors) == 1
+    assert b"of a reader whose record is gone" not in after.link.descriptors
+
+
+def test_what_two_read_is_held_until_both_of_before_and_now_are_gone(kernel, mount):
+    entry, opened = kernel.open_path("all/acme/weekly/large")
+    after = mount.succeed(kernel)
+    again = after.open(entry.number)
+
+    after.release(entry.number, again.handle)
+    after.settle()
+    assert len(after.link.descriptors) == 1
+
+    after.release(entry.number, opened.handle)
+    after.forget(entry.number, 1)
+    after.settle()
+    assert after.link.descriptors == {}
 
 
 def test_new_readers_share_with_those_of_before(kernel, mount):

@@ -10,6 +10,7 @@ from kvstate.errors import InvalidConfig
 from kvstatefs.kernel import packets
 from kvstatefs.kernel.packets import Packet
 from kvstatefs.kernel.restarts import FAILURES_MAX, STEADY_SECONDS, Restarts
+from kvstatefs.kernel.supervisor import Supervisor
 from kvstatefs.options import parse_options
 
 
@@ -43,6 +44,22 @@ class TestRestarts:
 
         assert restarts.died(STEADY_SECONDS, killed=False) == 0.0
         assert restarts.failures == 1
+
+
+class TestHolding:
+    def test_a_supervisor_keeps_room_for_its_own_descriptors(self, tmp_path):
+        supervisor = Supervisor(tmp_path / "store", tmp_path / "mnt", parse_options([], "s"), [])
+        supervisor._held_max = 1
+        reading, writing = os.pipe()
+
+        with supervisor._events:
+            supervisor._hold(b"first", reading)
+            supervisor._hold(b"second", writing)
+
+        os.fstat(reading)
+        with pytest.raises(OSError, match="Bad file descriptor"):
+            os.fstat(writing)
+        supervisor._drop(b"first")
 
 
 class TestPackets:

@@ -38,6 +38,11 @@ class Keeping:
         self._dirty: set[int] = set()
         self._writers: dict[int, tuple[Known, int]] = {}
 
+    @property
+    def has_writers(self) -> bool:
+        """Whether any file is open for writing."""
+        return bool(self._writers)
+
     def reader(self, number: int, known: Known, handle: Handle, backing: int) -> None:
         """Write down who reads a content, and keep the content."""
         content = handle.content or b""
@@ -55,6 +60,12 @@ class Keeping:
         if first:
             self._ledger.pin(b"sums" + content, reader.sums.tobytes())
             self._link.hold(content, reader.fd)
+
+    def resumed(self, number: int, content: bytes) -> None:
+        """Take note of a reader of before, whose large content is held already."""
+        with self._lock:
+            self._of[number] = content
+            self._held[content] = self._held.get(content, 0) + 1
 
     def direct(self, number: int, known: Known) -> None:
         """Write down who reads past the kernel's pages."""

@@ -13,6 +13,7 @@ if TYPE_CHECKING:
     from kvstatefs.kernel.known import Known
     from kvstatefs.kernel.mounted import Mounted
     from kvstatefs.kernel.opening import Opening
+    from kvstatefs.nodes import Handle
 
 __all__ = ["Lanes"]
 
@@ -36,6 +37,8 @@ class Lanes:
         self._mounted = mounted
         self._node = mounted.table.find
         self._find = opening.find
+        self._writer_of = opening.files.writer_of
+        self._keeping = opening.files.keeping
         self.commits = Lane("commits", 8)
         self.folders = Lane("folders", 4)
         self.others = Lane("others", 4)
@@ -51,17 +54,27 @@ class Lanes:
         if code in _LOOKING:
             return self.folders
         if code in _OF_NODES:
-            return self._of_look(code, self._node(int.from_bytes(data[16:24], "little")))
+            known = self._node(int.from_bytes(data[16:24], "little"))
+            return self._of_look(code, known, request)
         if code in _OF_FILES:
             return self._of_use(code, data)
         return self.others if code in _MOVING_BYTES else None
 
-    def _of_look(self, code: int, known: Known | None) -> Lane | None:
-        """Let what is computed, and an open of large content, step aside: they may have to wait."""
+    def _of_look(self, code: int, known: Known | None, request: Request) -> Lane | None:
+        """Let what is computed, and an open of large content, step aside: they may have to wait.
+
+        So may who looks at a file that is just being stored, or loaded.
+        """
         if known is None:
             return None
         if known.computed:
             return self.others
+        written = known
+        if code == Code.LOOKUP and known.children and self._keeping.has_writers:
+            name = request.data[40 : request.size - 1].decode("utf-8", "surrogateescape")
+            written = known.children.get(name) or known
+        if written.writers and _is_busy(self._writer_of(written)):
+            return self._of_node(written)
         if code == Code.OPEN and known.fast is None and known.size > _QUICK_BYTES:
             return self._of_node(known)
         return None
@@ -78,7 +91,8 @@ class Lanes:
         if code == Code.WRITE:
             end = int.from_bytes(data[48:56], "little") + int.from_bytes(data[56:60], "little")
             quick = end <= _QUICK_BYTES and (file is None or file.known.size <= _QUICK_BYTES)
-            return None if quick else self.others
+            busy = file is not None and _is_busy(file.handle)
+            return None if quick and not busy else self.others
         return None if file is None or file.kind != WRITER else self.commits
 
     def _of_node(self, known: Known) -> Lane:
@@ -87,3 +101,14 @@ class Lanes:
             if file is not None:
                 return self.tiers[file.tier]
         return self.others
+
+
+def _is_busy(handle: Handle | None) -> bool:
+    """Whether what a handle writes to is just being stored, or loaded, by somebody."""
+    copy = getattr(handle, "copy", None)
+    if copy is None:
+        return False
+    if copy.lock.acquire(blocking=False):
+        copy.lock.release()
+        return False
+    return True

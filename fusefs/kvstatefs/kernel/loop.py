@@ -13,6 +13,7 @@ begin and which of them are interrupts, and nothing of files.
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -108,10 +109,10 @@ class Loop:
         self._grow()
 
     def _grow(self) -> None:
+        name = f"fuse-{self._threads + 1}"
+        threading.Thread(target=self._work, name=name, daemon=True).start()
         with self._state:
             self._threads += 1
-            number = self._threads
-        threading.Thread(target=self._work, name=f"fuse-{number}", daemon=True).start()
 
     def _work(self) -> None:
         request = Request(bytearray(REQUEST_BYTES_MAX), 0)
@@ -148,9 +149,8 @@ class Loop:
                 if quick(request):
                     continue
                 lane = lane_of(request)
-            except Exception as error:  # noqa: BLE001  (whoever serves it says what is wrong)
-                log.debug("choosing a lane: %s", error)
-                lane = None
+            except Exception:  # noqa: BLE001  (whoever leads must not die: nobody else would)
+                lane = None  # the one who serves it meets the same, and answers it
             if lane is None:
                 serve(request)
             elif self._enter(lane, request):
@@ -173,7 +173,8 @@ class Loop:
         with self._state:
             alone = self._idle == 0
         if alone:
-            self._grow()
+            with contextlib.suppress(RuntimeError):  # no more threads: this one leads on afterwards
+                self._grow()
         self._lead.release()
         following: Request | None = request
         while following is not None:

@@ -9,6 +9,7 @@ held keeps only its own notices waiting (and, in numbers of `_THREADS`, those of
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import logging
 import os
@@ -61,9 +62,11 @@ class Notices:
                 if self._idle:
                     self._state.notify()
                 elif self._threads < _THREADS:
-                    self._threads += 1
-                    name = f"notices-{self._threads}"
-                    threading.Thread(target=self._send, name=name, daemon=True).start()
+                    name = f"notices-{self._threads + 1}"
+                    # Without another thread one of those that are there tells it, or the next one.
+                    with contextlib.suppress(RuntimeError):
+                        threading.Thread(target=self._send, name=name, daemon=True).start()
+                        self._threads += 1
             elif key is not None or waiting.get(key, message)[24:32] == message[24:32]:
                 waiting[key] = message
             else:

@@ -45,12 +45,14 @@ class PinnedHandle(ReadingHandle):
         self.slow = file is not None
 
     @classmethod
-    def of(cls, content: bytes, size: int, ledger: Ledger, link: Link) -> PinnedHandle | None:
-        """Give what was kept of a content, if anything was."""
+    def of(
+        cls, content: bytes, size: int, ledger: Ledger, held: dict[bytes, int]
+    ) -> PinnedHandle | None:
+        """Give what was kept of a content, if anything was; ``held`` are the files by content."""
         if size <= SMALL_BYTES:
             data = ledger.pinned(content)
             return None if data is None or len(data) != size else cls(content, size, data, None)
-        fd = link.held().get(content)
+        fd = held.get(content)
         sums = ledger.pinned(b"sums" + content)
         if fd is None or sums is None:
             return None
@@ -82,21 +84,32 @@ class Restorer:
         self._tree = files.tree
         self._ledger = ledger
         self._link = link
+        self._held: dict[bytes, int] = {}
 
     def restore(self, handles: dict[int, bytes]) -> None:
         """Know again the files that are open, from what was left in the ledger."""
+        self._held = self._link.held()
+        read: set[bytes] = set()
         for number, facts in handles.items():
             kind, node, backing, flags = FACTS.unpack_from(facts)
             known = self._files.table.find(node)
             if known is None:
                 self._files.keeping.released(number)
             elif kind == READER_KIND:
-                self._restore_reader(number, known, facts[FACTS.size :], backing)
+                content = facts[FACTS.size :]
+                self._restore_reader(number, known, content, backing)
+                if content in self._held:
+                    read.add(content)
+                    self._files.keeping.resumed(number, content)
             elif kind == DIRECT_KIND:
                 self._files.add(OpenFile(self._direct(known), known, DIRECT), number)
             else:
                 self._restore_writer(number, known, flags, clean=kind == WRITER_KIND)
         self._files.number_from(max(handles, default=0) + 1)
+        for content, descriptor in self._held.items():
+            os.close(descriptor)
+            if content not in read:
+                self._link.release(content)
 
     def _restore_reader(self, number: int, known: Known, content: bytes, backing: int) -> None:
         """Let a reader go on. How many share it is not known: it stays until the node goes."""
@@ -124,7 +137,7 @@ class Restorer:
             if handle.content == content:
                 return handle
             handle.release()
-        kept = PinnedHandle.of(content, known.size, self._ledger, self._link)
+        kept = PinnedHandle.of(content, known.size, self._ledger, self._held)
         return LostHandle() if kept is None else kept
 
     def _direct(self, known: Known) -> Handle:

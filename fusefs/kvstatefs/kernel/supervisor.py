@@ -21,6 +21,7 @@ import time
 from typing import TYPE_CHECKING, Final
 
 from kvstate.errors import InvalidConfig, StateError
+from kvstate.process import make_room_for_descriptors
 from kvstatefs import mountpoint as mountpoints
 from kvstatefs.kernel import mounting, packets, system_log
 from kvstatefs.kernel.control import Control
@@ -43,6 +44,8 @@ SETTLE_SECONDS: Final = 8.0
 """What a worker has for bringing to an end what is under way."""
 _MARGIN_SECONDS: Final = 2.0
 _RESEND_SECONDS: Final = 0.02
+_OWN_DESCRIPTORS: Final = 64
+"""How many are kept for what the supervisor does itself, whatever it is asked to hold."""
 
 
 class Supervisor:
@@ -77,6 +80,7 @@ class Supervisor:
         self._device = ""
         self._ledger: tuple[int, ...] = ()
         self._held: dict[bytes, int] = {}
+        self._held_max = 0
         self._handed = False
         self._resumable = False
         self._was_ready = False
@@ -92,6 +96,7 @@ class Supervisor:
         ``ready`` is called when the mount answers, and says whether the terminal was left.
         """
         self._when_ready = ready
+        self._held_max = max(0, make_room_for_descriptors() - _OWN_DESCRIPTORS)
         with self._events, self._events.signals(self._stop, self._reap):
             try:
                 self._start()
@@ -149,8 +154,7 @@ class Supervisor:
                 self._events.watch(death, self._bury)
             self._is_ready(worker, resumable=text[:1] == b"1")
         elif letter == packets.HELD and descriptors:
-            self._drop(text)
-            self._held[text] = descriptors[0]
+            self._hold(text, descriptors[0])
         elif letter == packets.DROP:
             self._drop(text)
         elif letter == packets.WAIT:
@@ -260,6 +264,14 @@ class Supervisor:
         self._fuse, self._ledger = -1, ()
         self._held.clear()
         self._handed = self._resumable = False
+
+    def _hold(self, name: bytes, descriptor: int) -> None:
+        """Hold a descriptor, if there is room: without it, its content is lost to the next one."""
+        self._drop(name)
+        if len(self._held) < self._held_max:
+            self._held[name] = descriptor
+        else:
+            os.close(descriptor)
 
     def _drop(self, name: bytes) -> None:
         descriptor = self._held.pop(name, -1)
