@@ -36,7 +36,7 @@ MAKERS = {
     JUICEFS: mount_rivals.juicefs,
     RCLONE: mount_rivals.rclone,
 }
-SECONDS_A_ROW, ROUNDS_AT_LEAST = 20, 3
+SECONDS_A_ROW, ROUNDS_AT_LEAST = 10, 3
 """Slow contenders end a row when they have been measured for so long."""
 
 
