@@ -510,3 +510,29 @@ def test_a_reader_who_was_gone_before_the_answer_leaves_nothing_open(kernel, mon
     kernel.settle()
     assert not kernel.answered(unique)
     assert kernel.service.mounted.table.find(entry.number).cached == 0
+
+
+def test_a_reader_finds_the_content_though_its_writer_goes_while_it_looks_again(store, monkeypatch):
+    store.artifacts.put("acme/weekly/late", b"stored")
+    with mounting() as mount:
+        kernel = mount(store)
+        weekly = kernel.walk("all/acme/weekly").number
+        entry = kernel.lookup(weekly, "late")
+        writing = kernel.open(entry.number, os.O_WRONLY)
+        with refused(errno.ESTALE):
+            kernel.open(entry.number, pid=OTHER_PID)
+        look = kernel.tree.lookup
+
+        def late(*arguments):
+            found = look(*arguments)
+            monkeypatch.undo()
+            kernel.service.opening.release(writing.handle)
+            kernel.service.mounted.table.forget(entry.number, 1)
+            return found
+
+        monkeypatch.setattr(kernel.tree, "lookup", late)
+        again = kernel.lookup(weekly, "late", pid=OTHER_PID)
+        store.artifacts.put("acme/weekly/late", b"stored anew")
+
+        opened = kernel.open(again.number, pid=OTHER_PID)
+        assert kernel.read(again.number, opened.handle) == b"stored"
