@@ -66,11 +66,7 @@ class FolderMoving(FolderLooking):
         if isinstance(target, Folder):
             refuse(errno.EISDIR)
         if target is not None and not replace:
-            stored = source if isinstance(source, File) else source.base
-            if stored is None or stored.id != target.id:
-                # The name is taken, in a tier that this view does not show. EEXIST would have `mv`
-                # look at what is not there; so it is told to look for itself, and to go on.
-                refuse(errno.EINVAL)
+            self._refuse_to_replace(source, target)
         if isinstance(source, File):
             self._move_file(source, target_view, place, target, replace=replace)
             return
@@ -83,6 +79,16 @@ class FolderMoving(FolderLooking):
                     source.tier = None
             else:
                 self._move_unstored(source, target_view, place, target)
+
+    @staticmethod
+    def _refuse_to_replace(source: File | ArtifactCopy, target: File) -> None:
+        """Refuse, if the name is another's, in a tier that this view does not show.
+
+        EEXIST would have `mv` look at what is not there; so it is told to look for itself.
+        """
+        stored = source if isinstance(source, File) else source.base
+        if stored is None or stored.id != target.id:
+            refuse(errno.EINVAL)
 
     def _move_folder(
         self,
