@@ -22,9 +22,10 @@ if TYPE_CHECKING:
     from kvstatefs.nodes import Attributes, Handle
     from kvstatefs.tree import Tree
 
-__all__ = ["Asker", "Grace", "Mounted"]
+__all__ = ["GRACE_SECONDS", "Asker", "Grace", "Mounted"]
 
-GRACE_SECONDS: Final = 1.0
+GRACE_SECONDS: Final = 10.0
+"""More than a starved machine takes between two requests of one system call."""
 _GRACES_MAX: Final = 4096
 
 

@@ -12,6 +12,7 @@ from kvstate.errors import NotFound
 from kvstatefs.descriptors import thread_group
 from kvstatefs.errnos import errno_of
 from kvstatefs.kernel.known import OPENED, WRITER, Known, OpenFile
+from kvstatefs.kernel.mounted import GRACE_SECONDS
 from kvstatefs.kernel.wire import Open
 from kvstatefs.nodes import Attributes, Handle, os_error
 
@@ -21,7 +22,7 @@ if TYPE_CHECKING:
 
 __all__ = ["Writers"]
 
-_RESERVED_SECONDS: Final = 1.0
+_RESERVED_SECONDS: Final = GRACE_SECONDS
 _MAPPED_DIRECT_MINOR: Final = 39
 
 
@@ -88,6 +89,7 @@ class Writers:
                     known.content = None
                     self._table.note(known)
                     self._open.drop_fast(known)
+                known.reserved_until = 0.0
                 known.writers += 1
                 known.shown = shown if known.writers == 1 else known.shown
                 return known.shown
