@@ -127,6 +127,8 @@ class OpenFiles:
 
         Those that were used longest ago go: small ones are in memory, large ones have descriptors.
         """
+        if known.number in self._idle_small:
+            return  # in their order, about
         size = known.size
         idle = self._idle_small if size <= _SMALL_BYTES else self._idle_large
         if known.number not in idle:

@@ -37,6 +37,8 @@ if TYPE_CHECKING:
 __all__ = ["Opening"]
 
 _WRITING: Final = os.O_WRONLY | os.O_RDWR | os.O_TRUNC
+_OPEN, _RELEASE = Code.OPEN.value, Code.RELEASE.value  # plain numbers compare quicker
+_NOT_READING: Final = os.O_ACCMODE
 _TRUNCATES: Final = os.O_TRUNC >> 8
 _OPEN_BYTES: Final = 48
 _RELEASE_BYTES: Final = 64
@@ -63,10 +65,10 @@ class Opening:
         """Answer what is asked most: a reader's open of what is known, and its last close."""
         data = request.data
         code = data[4]
-        if code == Code.OPEN and request.size == _OPEN_BYTES:
+        if code == _OPEN and request.size == _OPEN_BYTES:
             (number,) = _u64(data, 16)
             known = self._find_node(number)
-            if known is None or data[40] & os.O_ACCMODE or data[41] & _TRUNCATES:
+            if known is None or data[40] & _NOT_READING or data[41] & _TRUNCATES:
                 return False
             fast = known.fast
             if fast is None or fast.version != self._version():
@@ -80,7 +82,7 @@ class Opening:
             if not self._answer(_OPENED_HEAD + data[8:16] + fast.answer):
                 self.release(fast.number)
             return True
-        if code == Code.RELEASE and request.size == _RELEASE_BYTES:
+        if code == _RELEASE and request.size == _RELEASE_BYTES:
             (number,) = _u64(data, 40)
             file = self.files.find(number)
             if file is None or file.kind != READER:
