@@ -266,4 +266,4 @@ def visible(mounts, _folder):
     return table
 
 
-TABLES = (small, listings, large, durable, beside_clients, visible)
+TABLES = (small, durable, beside_clients, visible, listings, large)
