@@ -13,6 +13,7 @@ Which process that is says `MOUNT_FILE` in the store. A live mount that somebody
 from __future__ import annotations
 
 import contextlib
+import ctypes
 import errno
 import logging
 import os
@@ -37,6 +38,7 @@ END_SECONDS: Final = 8.0
 BACK_OFF_SECONDS: Final = (0.1, 30.0)
 STEADY_SECONDS: Final = 60.0
 """A mount that lived this long starts the back-off anew."""
+_DETACH: Final = 2  # MNT_DETACH of umount2(2)
 _LOOK_SECONDS = 0.02
 _OURS = "fuse.kvstatefs"
 _WRONG_USAGE = 2
@@ -267,6 +269,8 @@ def is_ours(mountpoint: Path, store: Path) -> bool:
 def unmount(mountpoint: Path) -> None:
     """Unmount lazily, as whoever may: open files stay usable, the name is free at once."""
     path = str(mountpoint)
+    if ctypes.CDLL(None).umount2(os.fsencode(path), _DETACH) == 0:
+        return
     for command in (
         ["fusermount3", "-u", "-z", "--", path],
         ["fusermount", "-u", "-z", "--", path],
@@ -275,7 +279,7 @@ def unmount(mountpoint: Path) -> None:
         if shutil.which(command[0]) is None:
             continue
         with contextlib.suppress(subprocess.TimeoutExpired):
-            done = subprocess.run(command, capture_output=True, timeout=2, check=False)  # noqa: S603
+            done = subprocess.run(command, capture_output=True, timeout=4, check=False)  # noqa: S603
             if done.returncode == 0:
                 return
     log.error("%s could not be unmounted", path)

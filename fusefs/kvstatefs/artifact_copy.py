@@ -80,8 +80,11 @@ class ArtifactCopy(WorkingCopy[Staging]):
     def visible_in(self, tier: int | None, stored: File | None = None) -> bool:
         """Whether a tier's view (None: `all/`) shows the file on behalf of its writers.
 
-        ``stored`` is its record as it is now, for who knows it.
+        ``stored`` is its record as it is now, for who knows it. What could not be stored, and never
+        was, is not there.
         """
+        if self.failed and self.base is None and stored is None:
+            return False
         if tier is None or self.tier == tier:
             return True
         stored = stored or self.base

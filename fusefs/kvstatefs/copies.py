@@ -42,6 +42,8 @@ class WorkingCopy(ABC, Generic[S]):
         self.lock = threading.RLock()
         self.writers = 0
         self.unlinked = False
+        self.failed = False
+        """Whether it could not be stored: a file that never was is not there then."""
         self.dirty = fresh
         self.key: Hashable = None
         """What it is kept under among the working copies."""
@@ -170,7 +172,7 @@ class WorkingCopy(ABC, Generic[S]):
 
     def _touched(self) -> None:
         self.dirty = True
-        self.blank = False
+        self.blank = self.failed = False
         self.modified_ns = self._clock.now_ns()
 
     def empty(self) -> None:
@@ -185,8 +187,12 @@ class WorkingCopy(ABC, Generic[S]):
             if not self.dirty or self.unlinked or (self.blank and held()):
                 return None
             staged = self._ready()
-            content = self._store(staged)
-            self.dirty = self.blank = False
+            try:
+                content = self._store(staged)
+            except BaseException:
+                self.failed = True
+                raise
+            self.dirty = self.blank = self.failed = False
             if not self._keeps(staged):
                 self._staged = None
                 staged.discard()

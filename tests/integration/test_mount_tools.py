@@ -76,6 +76,15 @@ def original(tmp_path_factory):
 
 
 @pytest.fixture(scope="module")
+def part(original, tmp_path_factory):
+    """Some hundred files of it, for what copies more than once."""
+    folder = tmp_path_factory.mktemp("part") / "stdlib"
+    for name in ("asyncio", "encodings", "extra", "json"):
+        shutil.copytree(original / name, folder / name, symlinks=True)
+    return folder
+
+
+@pytest.fixture(scope="module")
 def copied(mount, original):
     """The library, copied into the mount by `cp -r`."""
     workflow = mount / "hot/python"
@@ -123,16 +132,16 @@ class TestTheStandardLibrary:
 
         assert run("diff", "-r", "--no-dereference", original, tmp_path / "out") == b""
 
-    def test_rsync_in_and_out_gives_back_the_same(self, original, mount, tmp_path):
+    def test_rsync_in_and_out_gives_back_the_same(self, part, mount, tmp_path):
         (mount / "hot/python/rsync").mkdir(parents=True)
 
-        run("rsync", "-a", "--checksum", f"{original}/", f"{mount}/hot/python/rsync/")
-        again = run("rsync", "-ai", "--checksum", f"{original}/", f"{mount}/hot/python/rsync/")
+        run("rsync", "-a", "--checksum", f"{part}/", f"{mount}/hot/python/rsync/")
+        again = run("rsync", "-ai", "--checksum", f"{part}/", f"{mount}/hot/python/rsync/")
         run("rsync", "-a", "--checksum", f"{mount}/hot/python/rsync/", f"{tmp_path}/out/")
 
         assert again == b""
-        assert run("diff", "-r", "--no-dereference", original, tmp_path / "out") == b""
-        assert run("rsync", "-ain", "--checksum", f"{original}/", f"{tmp_path}/out/") == b""
+        assert run("diff", "-r", "--no-dereference", part, tmp_path / "out") == b""
+        assert run("rsync", "-ain", "--checksum", f"{part}/", f"{tmp_path}/out/") == b""
 
     def test_tar_x_gives_the_same(self, original, workflow):
         shell(f"{TAR} | tar x -C {workflow}", cwd=original)

@@ -193,3 +193,22 @@ def test_small_content_keeps_to_the_records_in_every_tier(tmp_path, open_checked
     handle.flush()
 
     assert store.artifacts.get(NAME) == b"y"
+
+
+def test_a_new_file_that_could_not_be_stored_is_not_there(walker, store, monkeypatch):
+    handle = walker.create(PATH)
+    handle.write(0, b"x")
+    assert walker.names("all/acme/weekly") == ["a"]
+
+    def full(*_, **__):
+        raise OSError(errno.ENOSPC, "")
+
+    monkeypatch.setattr(store.artifacts, "commit_file", full)
+    with refused(errno.ENOSPC):
+        handle.flush()
+
+    assert not walker.exists(PATH)
+    assert walker.names("all/acme/weekly") == []
+    handle.write(1, b"y")
+    assert walker.stat(PATH).size == 2
+    handle.release()

@@ -115,6 +115,7 @@ class Feed:
 
     def start(self) -> None:
         """Begin to follow; from now on what is told is kept true."""
+        self._notices.start()
         self._seen = self._tree.store.revision()
         self.coherent = True
         threading.Thread(target=self._run, name="feed", daemon=True).start()

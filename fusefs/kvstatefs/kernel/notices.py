@@ -40,6 +40,17 @@ class Notices:
         self._idle = 0
         self._threads = 0
 
+    def start(self) -> None:
+        """Have one thread from the beginning: later there may be none to be had."""
+        with self._state:
+            if not self._threads:
+                self._grow()
+
+    def _grow(self) -> None:
+        name = f"notices-{self._threads + 1}"
+        threading.Thread(target=self._send, name=name, daemon=True).start()
+        self._threads += 1
+
     def name(self, parent: int, name: str) -> None:
         """Tell that a name leads elsewhere."""
         data = name.encode("utf-8", "surrogateescape")
@@ -62,11 +73,9 @@ class Notices:
                 if self._idle:
                     self._state.notify()
                 elif self._threads < _THREADS:
-                    name = f"notices-{self._threads + 1}"
-                    # Without another thread one of those that are there tells it, or the next one.
+                    # Without another thread one of those that are there tells it.
                     with contextlib.suppress(RuntimeError):
-                        threading.Thread(target=self._send, name=name, daemon=True).start()
-                        self._threads += 1
+                        self._grow()
             elif key is not None or waiting.get(key, message)[24:32] == message[24:32]:
                 waiting[key] = message
             else:

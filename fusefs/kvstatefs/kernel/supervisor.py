@@ -43,6 +43,8 @@ WORKER: Final = ("-m", "kvstatefs.kernel.worker")
 SETTLE_SECONDS: Final = 8.0
 """What a worker has for bringing to an end what is under way."""
 _MARGIN_SECONDS: Final = 2.0
+_EXIT_SECONDS: Final = 10.0
+"""What a worker that has said all may take to be gone."""
 _RESEND_SECONDS: Final = 0.02
 _OWN_DESCRIPTORS: Final = 64
 """How many are kept for what the supervisor does itself, whatever it is asked to hold."""
@@ -141,7 +143,7 @@ class Supervisor:
             self._heard(worker, packet)
         if worker.hung_up:
             self._events.unwatch(worker.connection.fileno())
-            self._events.call_at(time.monotonic() + _MARGIN_SECONDS, worker.kill)
+            self._events.call_at(time.monotonic() + _EXIT_SECONDS, worker.kill)
 
     def _heard(self, worker: WorkerProcess, packet: Packet) -> None:
         letter, text, descriptors = packet
