@@ -66,7 +66,11 @@ class FolderMoving(FolderLooking):
         if isinstance(target, Folder):
             refuse(errno.EISDIR)
         if target is not None and not replace:
-            refuse(errno.EEXIST)
+            stored = source if isinstance(source, File) else source.base
+            if stored is None or stored.id != target.id:
+                # The name is taken, in a tier that this view does not show. EEXIST would have `mv`
+                # look at what is not there; so it is told to look for itself, and to go on.
+                refuse(errno.EINVAL)
         if isinstance(source, File):
             self._move_file(source, target_view, place, target, replace=replace)
             return

@@ -52,13 +52,17 @@ class ReadHandle(ReadingHandle):
     def _pin(self, file: File) -> None:
         while True:
             try:
-                self._opened = self._records.readers.take(file.blob)
-                break
+                self._take(file)
             except NotFound:
                 newer = self._records.fetch(file.id)
                 if newer is None or newer.blob == file.blob:
                     raise
                 file = newer
+            else:
+                return
+
+    def _take(self, file: File) -> None:
+        self._opened = self._records.readers.take(file.blob)
         self.record = file
         self.content = content_name(file)
         self.slow = file.size > self._records.inline_bytes_max
@@ -78,15 +82,27 @@ class ReadHandle(ReadingHandle):
             if version == self._seen:
                 return False
             self._seen = version
-            newer = self._newer()
-            if newer is not None:
-                self._pin(newer)
-            return newer is not None
+            return self._grow()
+
+    def _grow(self) -> bool:
+        """Go on with what begins with what is pinned, if there is such a thing; say so."""
+        newer = self._newer()
+        while newer is not None:
+            try:
+                self._take(newer)
+            except NotFound:  # it is gone again, perhaps for what begins otherwise
+                gone, newer = newer, self._newer()
+                if newer is not None and newer.blob == gone.blob:
+                    return False
+            else:
+                return True
+        return False
 
     def _newer(self) -> File | None:
         """Give the file's state when it begins with what is pinned and goes on."""
         if self.record is None:
-            return self._unstored.base if self._unstored else None
+            base = self._unstored.base if self._unstored else None
+            return base and (self._records.fetch(base.id) or base)
         newer = self._records.fetch(self.record.id)
         if newer is None or newer.origin != self.record.origin or newer.size <= self.record.size:
             return None

@@ -532,3 +532,29 @@ def test_who_reads_old_content_sees_a_new_mode_and_the_old_size_and_time(kernel,
 
     assert after.mode & 0o777 == 0o600
     assert (after.size, after.modified_ns) == (before.size, before.modified_ns)
+
+
+def test_a_reader_finds_the_content_though_its_writer_goes_while_it_looks_again(store, monkeypatch):
+    store.artifacts.put("acme/weekly/late", b"stored")
+    with mounting() as mount:
+        kernel = mount(store)
+        weekly = kernel.walk("all/acme/weekly").number
+        entry = kernel.lookup(weekly, "late")
+        writing = kernel.open(entry.number, os.O_WRONLY)
+        with refused(errno.ESTALE):
+            kernel.open(entry.number, pid=OTHER_PID)
+        look = kernel.tree.lookup
+
+        def late(*arguments):
+            found = look(*arguments)
+            monkeypatch.undo()
+            kernel.service.opening.release(writing.handle)
+            kernel.service.mounted.table.forget(entry.number, 1)
+            return found
+
+        monkeypatch.setattr(kernel.tree, "lookup", late)
+        again = kernel.lookup(weekly, "late", pid=OTHER_PID)
+        store.artifacts.put("acme/weekly/late", b"stored anew")
+
+        opened = kernel.open(again.number, pid=OTHER_PID)
+        assert kernel.read(again.number, opened.handle) == b"stored"

@@ -8,6 +8,7 @@ import pytest
 
 from kvstate.blob_reader import BlobReader
 from kvstatefs.artifact_records import Readers
+from kvstatefs.tree import Tree
 
 LARGE = os.urandom(200_000)
 
@@ -41,3 +42,34 @@ def test_a_reader_that_is_being_closed_is_not_found_again(store, blob, monkeypat
         readers.forget_recent()
 
     assert found == [LARGE[:10]]
+
+
+@pytest.mark.parametrize("then", ["replaced", "removed"])
+def test_what_grew_and_is_gone_again_leaves_a_reader_what_it_had(store, monkeypatch, then):
+    store.artifacts.put("acme/weekly/a", b"first")
+    tree = Tree(store)
+    node = store.catalog.walk_path(("acme", "weekly", "a")).id
+    handle = tree.open(node, os.O_RDONLY)
+    append(tree, node, b" and more")
+    take = Readers.take
+
+    def late(readers, blob):
+        monkeypatch.undo()
+        if then == "replaced":
+            store.artifacts.put("acme/weekly/a", b"of other bytes altogether")
+        else:
+            store.artifacts.delete("acme/weekly/a", trash=False)
+        return take(readers, blob)
+
+    monkeypatch.setattr(Readers, "take", late)
+
+    assert handle.read(0, 100) == b"first"
+    assert handle.read(0, 100) == b"first"
+    handle.release()
+
+
+def append(tree, node, data):
+    writer = tree.open(node, os.O_WRONLY | os.O_APPEND)
+    writer.write(0, data)
+    writer.flush()
+    writer.release()

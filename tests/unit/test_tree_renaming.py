@@ -145,11 +145,21 @@ class TestFlags:
         store.artifacts.put("acme/weekly/b", b"b", tier="cold")
         handle = walker.create(C)
 
-        for taken in (B, C):
-            with refused(errno.EEXIST):
+        for taken, number in ((B, errno.EINVAL), (C, errno.EEXIST)):
+            with refused(number):
                 self.rename(walker, A, taken, self.NOREPLACE)
 
+        assert store.artifacts.get("acme/weekly/b") == b"b"
         handle.release()
+
+    def test_a_file_that_moves_to_another_tier_is_not_in_its_own_way(self, walker, store):
+        walker.write(A, b"a")
+        assert A.startswith("hot/")
+        walker.folders("cold/acme/weekly")
+
+        self.rename(walker, A, A.replace("hot/", "cold/"), self.NOREPLACE)
+
+        assert store.artifacts.stat("acme/weekly/a").tier == "cold"
 
     def test_two_files_have_each_others_names_in_one_step(self, walker, store):
         walker.write(A, b"a")

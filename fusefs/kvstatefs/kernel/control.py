@@ -134,10 +134,10 @@ class Control:
             if asked == "state":
                 _answer(client, self._state())
             elif asked == "upgrade":
-                self._wanted(client, str(request["python"]), float(request["seconds"]))
+                self._wanted(client, str(request["python"]), _within(request["seconds"]))
             else:
                 _answer(client, {"error": f"this supervisor does not know {asked!r}"})
-        except (OSError, ValueError, TypeError, KeyError):
+        except (OSError, ValueError, TypeError, KeyError, RecursionError):
             client.close()
 
     def _wanted(self, client: socket.socket, python: str, seconds: float) -> None:
@@ -177,6 +177,11 @@ def may_ask(connection: socket.socket) -> bool:
     peer = connection.getsockopt(socket.SOL_SOCKET, socket.SO_PEERCRED, _CREDENTIALS.size)
     _, uid, _ = _CREDENTIALS.unpack(peer)
     return uid in {0, os.geteuid()}
+
+
+def _within(seconds: object) -> float:
+    """Give the time that an upgrade may take: whatever was asked for, an hour at most."""
+    return max(0.0, min(float(str(seconds)), 3600.0))
 
 
 def ask(mountpoint: Path, request: dict[str, Any], seconds: float) -> dict[str, Any]:

@@ -195,9 +195,13 @@ class Feed:
         """
         if self.position != position:
             self._notices.pages(folder.number)
-            timer = threading.Timer(_LATE_SECONDS, self._notices.pages, (folder.number,))
+            timer = threading.Timer(_LATE_SECONDS, self._late, (folder.number,))
             timer.daemon = True
             timer.start()
+
+    def _late(self, number: int) -> None:
+        if not self._over.is_set():  # else the descriptor may be closed, and its number another's
+            self._notices.pages(number)
 
     def _look(self, parent: Known, name: str) -> bool:
         """Compare what was told of a name with what is; say whether it leads where it did."""

@@ -12,7 +12,7 @@ from kvstatefs.nodes import CONTROL, FILE, ROOT, tag_of
 if TYPE_CHECKING:
     from kvstatefs.nodes import Attributes, Handle, Node
 
-__all__ = ["DIRECT", "OPENED", "READER", "WRITER", "Fast", "Known", "OpenFile"]
+__all__ = ["DIRECT", "OPENED", "READER", "WRITER", "Fast", "Known", "OpenFile", "is_file"]
 
 READER, DIRECT, WRITER = 0, 1, 2
 OPENED = struct.Struct("=QIi")
@@ -20,6 +20,13 @@ OPENED = struct.Struct("=QIi")
 _CACHED: Final = Open.KEEP_CACHE | Open.NOFLUSH
 _SIZE_AT: Final = 8
 _COMPUTED: Final = frozenset({CONTROL, "history", "trash", "meta"})
+
+
+def is_file(node: Node) -> bool:
+    """Whether a node has content that can be replaced: an artifact, a key."""
+    if isinstance(node, tuple):
+        return len(node) == 3 and node[0] == "state"
+    return tag_of(node) == FILE
 
 
 class Known:
@@ -95,10 +102,7 @@ class Known:
     @property
     def is_file(self) -> bool:
         """Whether it has content that can be replaced: an artifact, a key."""
-        node = self.node
-        if isinstance(node, tuple):
-            return len(node) == 3 and node[0] == "state"
-        return tag_of(node) == FILE
+        return is_file(self.node)
 
     def reserved(self) -> bool:
         """Whether a writer is about to open it."""

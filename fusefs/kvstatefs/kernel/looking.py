@@ -8,6 +8,7 @@ from typing import TYPE_CHECKING, Final
 
 from kvstate.errors import NotFound, StateError
 from kvstatefs.errnos import errno_of
+from kvstatefs.kernel.known import is_file
 from kvstatefs.kernel.wire import (
     attributes_answer,
     attributes_bytes,
@@ -79,7 +80,7 @@ class Looking:
 
     def _again(self, grace: Grace, found: Attributes) -> tuple[Known, Attributes, bytes]:
         """Give the node for one whose `open` was answered ESTALE a moment ago."""
-        if found.content is None and not self._opening.readers.can_pin(found.node):
+        if found.content is None and not is_file(found.node):
             known = self._table.take(found)
         elif grace.writes:
             known = self._opening.writers.for_writer(grace, found)

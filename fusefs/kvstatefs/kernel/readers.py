@@ -189,10 +189,6 @@ class Readers:
             refuse(errno.ESTALE)
         return self._table.take(found), found
 
-    def can_pin(self, node: Node) -> bool:
-        """Whether a node is a file whose content can be replaced."""
-        return any(known.is_file for known in self._table.of(node))
-
     def pin(self, grace: Grace, found: Attributes) -> tuple[Known, Attributes]:
         """Pin the stored content for a reader, and give the node that shows it."""
         handle = self._tree.open(found.node, os.O_RDONLY)

@@ -181,6 +181,9 @@ class Writers:
             if known.changes == changes:
                 known.shown = content
                 self._open.keeping.stored(known)
+                if known.changes != changes:  # by somebody who found it noted already
+                    known.shown = None
+                    self._open.keeping.wrote(file)
 
     def close(self, known: Known, file: OpenFile) -> None:
         """Let a writer go; after the last one the node shows what is stored, if its pages do."""
