@@ -52,10 +52,10 @@ class Mounts:
         """Give those places that can still be used."""
         return {name: self.places[name] for name in names if name in self.places}
 
-    def row(self, label, act, names, slow=()):
+    def row(self, label, act, names, slow=(), rounds=None):
         """Give each named place's least number of µs; the ``slow`` may take part in less rounds."""
         best, spent = {}, dict.fromkeys(names, 0.0)
-        for turn in range(self.rounds):
+        for turn in range(min(self.rounds, rounds or self.rounds)):
             shift = turn % len(names)
             for name in names[shift:] + names[:shift]:
                 long = name in slow and turn >= ROUNDS_AT_LEAST and spent[name] > SECONDS_A_ROW
