@@ -60,7 +60,7 @@ def small(mounts, _folder):
 
     def row(label, act, who=everywhere):
         times = mounts.row(label, act, who)
-        table.add(label, times)
+        table.add(label, dict.fromkeys(set(everywhere) - set(who)) | times)
         return times
 
     def first(folder, turn, size):
