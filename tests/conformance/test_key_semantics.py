@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 import threading
 from dataclasses import dataclass
 from datetime import UTC, datetime, timedelta
@@ -214,10 +215,14 @@ class TestTimeToLive:
         ns["a"] = 3
         ns["a"] = 4
 
-        assert [record.message for record in caplog.records] == [
-            "the clock jumped 7200 s back: what was due expires later",
-            "the clock jumped 3600 s forward: what is due by it expires",
-        ]
+        back, forward = [record.message for record in caplog.records]
+        # Time goes on meanwhile, on a starved machine by seconds.
+        said = re.fullmatch(r"the clock jumped (\d+) s back: what was due expires later", back)
+        assert said is not None
+        assert 7200 <= int(said[1]) < 7320
+        said = re.fullmatch(r"the clock jumped (\d+) s forward: what is due by it expires", forward)
+        assert said is not None
+        assert 3480 < int(said[1]) <= 3600
 
     def test_archived_on_expiry(self, store, clock):
         store.configure("polly:pr", on_expire="archive")
