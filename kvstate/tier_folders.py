@@ -172,7 +172,8 @@ class Folder:
     def sign(self, identity: Identity) -> None:
         """Write whose folder it is, durably, unless something says so already.
 
-        What a crash leaves of it lies in ``staging/``, as all that was under way.
+        What a crash leaves of it lies in ``staging/``, as all that was under way. Who clears up
+        there may take this for such a leftover: then nothing is written; the caller tries again.
         """
         staging = self.sub(STAGING, create=True)
         name = f"{IDENTITY_FILE}.{secrets.token_hex(8)}"
@@ -185,7 +186,7 @@ class Folder:
                     raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
                 os.fsync(fd)
                 point("synced")
-                with contextlib.suppress(FileExistsError):
+                with contextlib.suppress(FileExistsError, FileNotFoundError):
                     os.link(
                         name,
                         IDENTITY_FILE,

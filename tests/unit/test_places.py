@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+from kvstate import tier_folders
 from kvstate.errors import Damaged, Denied, Exists, Full, NotFound, Unavailable
 from kvstate.places import Place
 from kvstate.settings import TierSettings
@@ -108,6 +109,28 @@ def test_the_first_file_signs_the_folder_and_the_store_remembers_it(place_at, re
     assert (tmp_path / "cold/kvstate-tier").stat().st_mode & 0o777 == 0o600
     assert len(records.place) == 32
     assert list((tmp_path / "cold/staging").iterdir()) == []
+
+
+def test_a_signature_that_is_cleared_up_on_its_way_is_written_again(
+    place_at, records, tmp_path, monkeypatch
+):
+    path = tmp_path / "cold"
+    place = place_at(path)
+    cleared = []
+
+    def clear_up(name):
+        if name == "synced" and not cleared:
+            (left,) = (path / "staging").glob("kvstate-tier.*")
+            left.unlink()
+            cleared.append(left)
+
+    monkeypatch.setattr(tier_folders, "point", clear_up)
+
+    os.close(place.create(NAME))
+
+    assert cleared
+    assert records.place is not None
+    assert records.place in (path / "kvstate-tier").read_text()
 
 
 def test_the_identity_is_no_file_of_the_tier_and_foreign_files_are(place_at, tmp_path):
