@@ -39,7 +39,6 @@ __all__ = [
     "notice",
     "owned",
     "statfs_answer",
-    "success",
     "text",
 ]
 
@@ -206,16 +205,6 @@ class Agreed(NamedTuple):
         """Whether the kernel opens files without asking once `open` was answered ENOSYS."""
         return bool(self.flags & _NO_OPEN_SUPPORT)
 
-    @property
-    def mapped_direct(self) -> bool:
-        """Whether a file that is read past the kernel's pages can be mapped all the same."""
-        return bool(self.flags & _DIRECT_IO_ALLOW_MMAP)
-
-    @property
-    def clears_set_id(self) -> bool:
-        """Whether the kernel leaves it to us to clear set-id bits when a file is written to."""
-        return bool(self.flags & _HANDLE_KILLPRIV_V2)
-
     def packed(self) -> bytes:
         """Give it as bytes, for whoever takes over."""
         return _AGREED.pack(self.minor, self.flags)
@@ -245,11 +234,6 @@ def agree(body: memoryview, *, passthrough: bool) -> tuple[Agreed | None, bytes]
     if major != 7 or minor < MINOR_MIN:
         return None, answered
     return Agreed(minor, flags), answered
-
-
-def success(unique: int, body: bytes = b"") -> bytes:
-    """Give the answer to a request that worked."""
-    return _pack_answer(16 + len(body), 0, unique) + body
 
 
 def failure(unique: int, number: int) -> bytes:
